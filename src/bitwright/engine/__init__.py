@@ -1,0 +1,1 @@
+"""Solves nothing by itself: carries out plans."""

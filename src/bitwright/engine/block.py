@@ -1,0 +1,174 @@
+"""Quantizes one block: the same on this machine, in another process, or after a restart.
+
+The original block runs once over all rows to make the next original stream, which is also what held-out errors are
+measured against. Then stage by stage the second copy of the block takes quantized weights, and at last it runs over all
+rows to make the next quantized stream. Both streams are on disk before the block is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.engine.choose import HeldOut, put_weights
+from bitwright.engine.collect import Pair, Pass
+from bitwright.engine.stage import Outcome, StageRun
+from bitwright.execute import StreamFile, TorchRunner, batches
+from bitwright.numerics import QTensor
+from bitwright.numerics.plain import to_plain
+from bitwright.recipe.plan import BlockJob
+from bitwright.recipe.recipe import Search
+from bitwright.solvers import Nearest, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How many rows there are, how many of the last are held out, and their length."""
+
+    count: int
+    held_out: int
+    length: int
+
+    @property
+    def fitted(self) -> list[tuple[int, int]]:
+        """Batches of the rows that sums are made of."""
+        return batches(0, self.count - self.held_out, self.length)
+
+    @property
+    def kept_back(self) -> list[tuple[int, int]]:
+        """Batches of the held-out rows."""
+        return batches(self.count - self.held_out, self.count, self.length)
+
+    @property
+    def all(self) -> list[tuple[int, int]]:
+        """Batches of all rows; a batch never mixes fitted and held-out ones."""
+        return self.fitted + self.kept_back
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What to store of a block: quantized tensors by weight name, kept parameters, and the report as plain data."""
+
+    qtensors: Mapping[str, QTensor]
+    kept: Mapping[str, Tensor]
+    report: Mapping[str, Any]
+
+
+def quantize_block(
+    job: BlockJob, search: Search, runner: TorchRunner, weights: Mapping[str, Tensor], flow: Flow | None
+) -> BlockResult:
+    """The block's result; `flow` None: no calibration data, so every step is data-free."""
+    planned = {step.linear.view.parameter for step in job.steps}
+    kept = {name: tensor for name, tensor in weights.items() if name not in planned}
+    if flow is None:
+        outcomes = [_data_free(step, weights) for step in job.steps]
+        return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, None, None))
+    own = {name: tensor.clone() if name in planned else tensor for name, tensor in weights.items()}
+    block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own))
+    advance(block, block.original, flow.before.original, flow.behind.original, flow.rows)
+    held_out = HeldOut(flow.before, flow.behind.original, flow.rows.kept_back)
+    stage_run = StageRun(block, search, held_out, dict(weights))
+    baseline = _nearest_error(job, block, held_out, weights)
+    outcomes = []
+    for stage in job.stages:
+        outcomes += stage_run.run(stage, flow.before, flow.rows.fitted)
+    advance(block, block.quantized, flow.before.quantized, flow.behind.quantized, flow.rows)
+    error = held_out.error(block) if flow.rows.held_out else None
+    return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, error, baseline))
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The streams before and behind a block."""
+
+    rows: Rows
+    before: Pair
+    behind: Pair
+
+
+def advance(block: Pass, module: nn.Module, source: StreamFile, target: StreamFile, rows: Rows) -> None:
+    """Run all rows of a stream through a block."""
+    target.create()
+    for start, stop in rows.all:
+        block.runner.note_calls(stop - start, rows.length)
+        output = block.runner.run(block.index, module, source.read(start, stop))
+        if not bool(torch.isfinite(output).all()):
+            row = start + int((~torch.isfinite(output)).flatten(1).any(1).nonzero()[0])
+            raise ValueError(
+                f"{block.runner.graph.blocks[block.index].name}: its output for calibration row {row} is not finite; "
+                "the model overflows in this precision, compute in float32 (--compute float32)"
+            )
+        target.write(start, output)
+    target.sync()
+
+
+def _data_free(step: Any, weights: Mapping[str, Tensor]) -> Outcome:
+    weight = step.linear.view.read(weights[step.linear.view.parameter]).float()
+    solution = step.solver.solve(Problem(weight, step.spec))
+    energy = max(float(weight.double().square().sum()), 1e-30)
+    plain = Nearest().solve(Problem(weight, step.spec)).loss / energy
+    return Outcome(step, solution, "without data", solution.loss / energy, plain, None, None)
+
+
+def _nearest_error(job: BlockJob, block: Pass, held_out: HeldOut, weights: Mapping[str, Tensor]) -> float | None:
+    """The held-out error with all weights of the block rounded to nearest; the weights are put back afterwards."""
+    if not held_out.ranges:
+        return None
+    views = {step.linear.view: step.linear.view.read(weights[step.linear.view.parameter]).float() for step in job.steps}
+    solver = Nearest()
+    rounded = {
+        step.linear.view: solver.solve(Problem(views[step.linear.view], step.spec)).qtensor.dequantize() for step in job.steps
+    }
+    prefix = job.block.name
+    put_weights(block.quantized, prefix, rounded)
+    error = held_out.error(block)
+    put_weights(block.quantized, prefix, views)
+    return error
+
+
+def _tensors(outcomes: list[Outcome]) -> dict[str, QTensor]:
+    return {outcome.step.name: outcome.solution.qtensor for outcome in outcomes}
+
+
+def _report(job: BlockJob, outcomes: list[Outcome], error: float | None, baseline: float | None) -> dict[str, Any]:
+    """The block's part of the manifest."""
+    return {
+        "name": job.block.name,
+        "error": error,
+        "error_nearest": baseline,
+        "notes": list(job.block.notes),
+        "weights": [weight_report(outcome, job.index) for outcome in outcomes],
+    }
+
+
+def weight_report(outcome: Outcome, block: int | None) -> dict[str, Any]:
+    """One weight's entry in the manifest."""
+    step, qtensor = outcome.step, outcome.solution.qtensor
+    view, spec = step.linear.view, step.spec
+    codes, scales, zeros = spec.bits_by_part(view.shape)
+    entry: dict[str, Any] = {
+        "name": view.name,
+        "parameter": view.parameter,
+        "index": view.index,
+        "transposed": view.transposed,
+        "block": block,
+        "shape": list(view.shape),
+        "spec": str(spec),
+        "stored": to_plain(spec),
+        "bits": qtensor.bits,
+        "code_bits": codes,
+        "scale_bits": scales,
+        "zero_bits": zeros,
+        "solver": type(step.solver).__name__,
+        "chosen": outcome.chosen,
+        "loss": outcome.loss,
+        "loss_nearest": outcome.loss_nearest,
+        "sqnr_db": -10 * math.log10(max(outcome.loss, 1e-30)),
+        "notes": list(outcome.solution.notes),
+    }
+    return entry

@@ -1,0 +1,154 @@
+"""Looks at one stage of a block in both streams at once and sums what its solvers need.
+
+For every batch of rows the original block runs on the original stream and the half-quantized block on the quantized
+stream, both only as far as the stage goes. What the stage's linears read in the two is lined up token by token: the
+Gram matrix of the quantized input, its products with the drift of the input, and, for linears that write the stream,
+with the drift of the stream. Tokens that a router sent differ between the streams, so routed linears get a Gram alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.calib import Cross
+from bitwright.execute import StreamFile, TorchRunner
+from bitwright.graph import Enough, Watch, WeightView, run_watched
+from bitwright.recipe.plan import Stage, Step
+
+_GRAM_BYTES = 2 << 30  # sums held at a time; a stage with more inputs takes several passes
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The same rows of the original's and of the quantized model's activations."""
+
+    original: StreamFile
+    quantized: StreamFile
+
+
+@dataclass(slots=True)
+class InputStats:
+    """What was summed for one input of the stage; `stream` by weight name, for writers of the stream."""
+
+    gram: Cross
+    drift: Cross | None
+    stream: dict[str, Cross] = field(default_factory=dict)
+    sample: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One block in both forms, ready to run."""
+
+    runner: TorchRunner
+    index: int
+    original: nn.Module
+    quantized: nn.Module
+
+
+def by_input(stage: Stage) -> list[tuple[Step, ...]]:
+    """The steps of a stage grouped by the input that they share, in the order they ran."""
+    groups: dict[int, list[Step]] = {}
+    for step in stage.steps:
+        groups.setdefault(step.linear.source, []).append(step)
+    return [tuple(group) for group in groups.values()]
+
+
+def passes(groups: list[tuple[Step, ...]]) -> Iterable[list[tuple[Step, ...]]]:
+    """The groups in portions whose sums fit in memory together. The sums do not depend on how they are portioned."""
+    portion: list[tuple[Step, ...]] = []
+    held = 0
+    for group in groups:
+        size = 8 * group[0].linear.view.shape[1] ** 2
+        if portion and held + size > _GRAM_BYTES:
+            yield portion
+            portion, held = [], 0
+        portion.append(group)
+        held += size
+    yield portion
+
+
+def collect(
+    block: Pass, groups: list[tuple[Step, ...]], streams: Pair, ranges: list[tuple[int, int]]
+) -> list[InputStats]:
+    """The sums of every group over these row ranges."""
+    found = [_empty(group) for group in groups]
+    steps = {step.name: step for group in groups for step in group}
+    for start, stop in ranges:
+        before = _Seen(steps)
+        after = _Seen(steps)
+        before.run(block.original, block, streams.original.read(start, stop))
+        after.run(block.quantized, block, streams.quantized.read(start, stop))
+        for group, stats in zip(groups, found, strict=True):
+            _add(group, stats, before, after)
+    return found
+
+
+def _empty(group: tuple[Step, ...]) -> InputStats:
+    width = group[0].linear.view.shape[1]
+    routed = any(step.linear.routed for step in group)
+    drift = None if routed else Cross(width, width)
+    writers = [] if routed else [step for step in group if step.linear.writes_stream]
+    stream = {step.name: Cross(step.linear.view.shape[0], width) for step in writers}
+    return InputStats(Cross(width, width), drift, stream)
+
+
+def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen) -> None:
+    first = group[0].name
+    for i, now in enumerate(after.inputs.get(first, [])):
+        if stats.sample is None and len(now):
+            stats.sample = now.float().flatten()[:: max(1, now.numel() // 65536)]
+        stats.gram.add(now, now)
+        then = before.inputs.get(first, [])
+        if stats.drift is not None and i < len(then) and then[i].shape == now.shape:
+            stats.drift.add(then[i].float() - now.float(), now)
+    for name, sums in stats.stream.items():
+        if name in before.added and name in after.added:
+            now = after.inputs[name][-1]
+            gap = before.added[name].float() - after.added[name].float()
+            sums.add(gap.reshape(len(now), -1), now)
+
+
+class _Seen:
+    """What one run showed: inputs by weight name, and what each writer's output was added to."""
+
+    def __init__(self, steps: Mapping[str, Step]) -> None:
+        self.steps = steps
+        self.inputs: dict[str, list[Tensor]] = {}
+        self.added: dict[str, Tensor] = {}
+        self._awaited = {name for name, step in steps.items() if not step.linear.routed}
+        self._awaited_adds = {name for name in self._awaited if steps[name].linear.writes_stream}
+        self._stops = len(self._awaited) == len(steps)
+
+    def run(self, module: nn.Module, block: Pass, stream: Tensor) -> None:
+        """Run the block on these rows until everything has been seen."""
+        name = block.runner.graph.blocks[block.index].name
+        parameters = {f"{name}.{key}": p for key, p in module.named_parameters()}
+        block.runner.note_calls(stream.shape[0], stream.shape[1])
+        watch = Watch(parameters, self._product, self._add)
+        run_watched(lambda: block.runner.run(block.index, module, stream), watch)
+
+    def _product(self, view: WeightView, read: Tensor) -> None:
+        if view.name in self.steps:
+            self.inputs.setdefault(view.name, []).append(read)
+            self._awaited.discard(view.name)
+            self._check()
+
+    def _add(self, view: WeightView, other: Tensor) -> None:
+        if view.name in self._awaited_adds:
+            self.added[view.name] = other
+            self._awaited_adds.discard(view.name)
+            self._check()
+
+    def _check(self) -> None:
+        if self._stops and not self._awaited and not self._awaited_adds:
+            raise Enough
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether there is no NaN and no infinity."""
+    return bool(torch.isfinite(tensor).all())

@@ -1,0 +1,46 @@
+"""What lies outside the blocks: kept as it is, or rounded to nearest where a rule names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bitwright.engine.block import weight_report
+from bitwright.engine.stage import Outcome
+from bitwright.graph import Linear
+from bitwright.numerics import MseGrid, QTensor
+from bitwright.recipe.plan import Plan, Step, Table
+from bitwright.solvers import Nearest, Problem
+from bitwright.store.artifact import write_arrays
+from bitwright.store.files import file_digest, read_json, write_json
+from bitwright.store.source import Source
+
+
+def store_outside(plan: Plan, source: Source, folder: Path) -> None:
+    """Write outside.safetensors and its note, unless both are there and intact."""
+    file, note = folder / "outside.safetensors", folder / "outside.json"
+    if file.is_file() and note.is_file() and read_json(note).get("digest") == file_digest(file):
+        return
+    inside = tuple(block.name + "." for block in plan.graph.blocks)
+    tables = {table.view.parameter: table for table in plan.tables}
+    names = [name for name in source.parameters() if not name.startswith(inside)]
+    kept = source.read(name for name in names if name not in tables)
+    qtensors: dict[str, QTensor] = {}
+    reports: list[Any] = []
+    for name, table in tables.items():
+        outcome = _round(table, source, name)
+        qtensors[table.view.name] = outcome.solution.qtensor
+        reports.append(weight_report(outcome, None))
+    write_arrays(file, (qtensors, kept))
+    write_json(note, {"digest": file_digest(file), "weights": reports})
+
+
+def _round(table: Table, source: Source, name: str) -> Outcome:
+    solver = Nearest(MseGrid())
+    weight = source.read([name])[name].float()
+    solution = solver.solve(Problem(weight, table.spec))
+    energy = max(float(weight.double().square().sum()), 1e-30)
+    plain = Nearest().solve(Problem(weight, table.spec)).loss / energy
+    step = Step(Linear(table.view, 0, ()), table.spec, solver)
+    return Outcome(step, solution, "without data", solution.loss / energy, plain, None, None)
+

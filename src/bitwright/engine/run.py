@@ -1,0 +1,205 @@
+"""Carries a plan out, block by block, so that a kill at any moment costs one block.
+
+Behind every block both streams are on disk, with a note of their digests, before the block itself is stored; the
+streams before it are deleted after that. A block's key is a digest of all that its result depends on: the source, the
+calibration rows, the version, and the plan up to this block. Running the same command again finds the blocks whose key
+and digest are right and goes on behind them. A folder that belongs to another plan is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitwright.engine.block import BlockResult, Flow, Rows, advance, quantize_block
+from bitwright.engine.collect import Pair, Pass
+from bitwright.engine.outside import store_outside
+from bitwright.engine.streams import Boundary
+from bitwright.execute import TorchRunner
+from bitwright.numerics.plain import to_plain
+from bitwright.recipe.plan import BlockJob, Plan
+from bitwright.store.artifact import Entry, block_file, read_block, read_qtensors, write_block
+from bitwright.store.batches import Batches
+from bitwright.store.files import read_json, text_digest, write_json
+from bitwright.store.source import Source
+from bitwright.version import __version__
+
+
+class RunError(ValueError):
+    """The run cannot go on; what was finished is kept. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDone:
+    """One finished block: its report, how long it took (0 if it was found on disk), and how many there are."""
+
+    report: Any
+    seconds: float
+    index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A plan on a source with calibration rows, computed in `dtype`, stored in `folder`."""
+
+    plan: Plan
+    source: Source
+    batches: Batches | None
+    folder: Path
+    dtype: torch.dtype
+
+    def keys(self) -> list[str]:
+        """The key of every block."""
+        search = to_plain(self.plan.search)
+        last = text_digest(
+            {
+                "version": __version__,
+                "source": self.source.digest(),
+                "rows": self.batches.digest if self.batches else None,
+                "dtype": str(self.dtype),
+                "search": search,
+            }
+        )
+        keys = []
+        for job in self.plan.blocks:
+            last = text_digest([last, [[s.name, to_plain(s.spec), to_plain(s.solver)] for s in job.steps]])
+            keys.append(last)
+        return keys
+
+    def blocks(self) -> Iterator[BlockDone]:
+        """Finish the blocks one after the other; those that are stored and intact are not computed again."""
+        keys = self.keys()
+        self._claim(text_digest([keys, [table_text(table) for table in self.plan.tables]]))
+        stored = [read_block(self.folder, i, key) for i, key in enumerate(keys)]
+        first = next((i for i, report in enumerate(stored) if report is None), len(keys))
+        for i in range(first):
+            yield BlockDone(stored[i], 0.0, i, len(keys))
+        if first < len(keys):
+            yield from self._from(first, keys)
+        store_outside(self.plan, self.source, self.folder)
+
+    def _from(self, first: int, keys: list[str]) -> Iterator[BlockDone]:
+        runner = TorchRunner(self.source, self.plan.graph, self.dtype)
+        boundary = self._boundary(first, keys, runner) if self.batches is not None else None
+        for job in self.plan.blocks[first:]:
+            started = time.monotonic()
+            try:
+                result, behind = self._block(job, keys, runner, boundary)
+                report = _store(self.folder, keys[job.index], job, result)
+            except OSError as error:
+                raise _explained(error, self.folder) from error
+            if boundary is not None:
+                boundary.delete()
+            boundary = behind
+            yield BlockDone(report, time.monotonic() - started, job.index, len(keys))
+        if boundary is not None:
+            boundary.delete_all()
+
+    def _block(
+        self, job: BlockJob, keys: list[str], runner: TorchRunner, boundary: Boundary | None
+    ) -> tuple[BlockResult, Boundary | None]:
+        weights = self.source.read(_stored(job, self.source))
+        if boundary is None:
+            return quantize_block(job, self.plan.search, runner, weights, None), None
+        behind = boundary.at(job.index + 1)
+        result = quantize_block(job, self.plan.search, runner, weights, Flow(self._rows(), boundary.pair, behind.pair))
+        behind.seal(keys[job.index])
+        return result, behind
+
+    def _rows(self) -> Rows:
+        assert self.batches is not None
+        return Rows(self.batches.rows.shape[0], self.batches.held_out, self.batches.rows.shape[1])
+
+    def _boundary(self, first: int, keys: list[str], runner: TorchRunner) -> Boundary:
+        """The streams before block `first`: as found on disk, or else run anew through the stored blocks."""
+        assert self.batches is not None
+        rows = self._rows()
+        runner.load_outside()
+        sample = runner.first_stream(self.batches.rows[:1])
+        start = Boundary(self.folder / "streams", 0, (rows.count, rows.length, sample.shape[-1]), sample.dtype)
+        here = start.at(first)
+        if first > 0 and here.is_sealed(keys[first - 1]):
+            runner.drop_outside()
+            return here
+        start.pair.original.create()
+        for begin, stop in rows.all:
+            start.pair.original.write(begin, runner.first_stream(self.batches.rows[begin:stop]))
+        runner.drop_outside()
+        for job in self.plan.blocks[:first]:
+            start = self._replay(job, runner, start)
+        return start
+
+    def _replay(self, job: BlockJob, runner: TorchRunner, before: Boundary) -> Boundary:
+        """Run both streams through a block that is stored already."""
+        weights = self.source.read(_stored(job, self.source))
+        rounded = dict(weights)
+        qtensors = read_qtensors(self.folder, job.index, _entries(job))
+        for step in job.steps:
+            view = step.linear.view
+            if rounded[view.parameter] is weights[view.parameter]:
+                rounded[view.parameter] = weights[view.parameter].clone()
+            view.read(rounded[view.parameter]).copy_(qtensors[step.name].dequantize())
+        behind = before.at(job.index + 1)
+        modules = runner.block(job.index, weights), runner.block(job.index, rounded)
+        block = Pass(runner, job.index, *modules)
+        advance(block, block.original, before.pair.original, behind.pair.original, self._rows())
+        advance(block, block.quantized, before.pair.quantized, behind.pair.quantized, self._rows())
+        before.delete()
+        return behind
+
+    def _claim(self, digest: str) -> None:
+        """Make the folder this run's, or refuse it."""
+        note = self.folder / "plan.json"
+        if note.is_file():
+            if read_json(note).get("digest") != digest:
+                raise RunError(
+                    f"{self.folder} holds a different run (another model, recipe, calibration text or version): "
+                    "give another output folder, or delete this one"
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise RunError(f"{self.folder} is not empty and no run of this tool: give another output folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"digest": digest, "version": __version__})
+
+
+def table_text(table: Any) -> Any:
+    """What identifies a table's treatment."""
+    return [table.view.name, to_plain(table.spec)]
+
+
+def _stored(job: BlockJob, source: Source) -> list[str]:
+    """The block's parameters that the source stores, and persistent buffers of the block."""
+    prefix = job.block.name + "."
+    return [name for name in source.parameters() if name.startswith(prefix)]
+
+
+def _entries(job: BlockJob) -> list[Entry]:
+    found = []
+    for step in job.steps:
+        view = step.linear.view
+        found.append(Entry(step.name, view.parameter, view.index, view.transposed, view.shape, step.spec, job.index))
+    return found
+
+
+def _store(folder: Path, key: str, job: BlockJob, result: BlockResult) -> Any:
+    write_block(folder, job.index, key, (result.qtensors, result.kept), result.report)
+    assert block_file(folder, job.index).is_file()
+    return result.report
+
+
+def _explained(error: OSError, folder: Path) -> RunError:
+    if error.errno == errno.ENOSPC:
+        return RunError(
+            f"the disk of {folder} is full. Finished blocks are kept: make room (`bitwright plan` prints how much is "
+            "needed) and run the same command again"
+        )
+    return RunError(f"{folder}: {error.strerror or error}. Finished blocks are kept: run the same command again")
+
+

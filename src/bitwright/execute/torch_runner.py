@@ -1,0 +1,135 @@
+"""Runs a causal language model part by part: what comes before the blocks, one block, what comes after.
+
+The model is a skeleton whose blocks have no data. To learn how the model calls its blocks (masks, rotary tables,
+positions), it runs once with every block replaced by one that takes notes and passes its input on; those side inputs do
+not depend on the stream. The same trick runs the suffix: the last block hands out the finished stream.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from bitwright.graph import Call, Graph, capture_call
+from bitwright.store.source import Source
+
+
+@final
+class TorchRunner:
+    """A model that is never whole in memory. `dtype` is what it computes in."""
+
+    def __init__(self, source: Source, graph: Graph, dtype: torch.dtype) -> None:
+        self.graph, self.dtype = graph, dtype
+        self._source = source
+        self._model = source.skeleton()
+        self._modules = dict(self._model.named_modules())
+        self._calls: dict[tuple[int, int], tuple[Call, ...]] = {}
+
+    def load_outside(self) -> None:
+        """Read everything outside the blocks."""
+        inside = {name for block in self.graph.blocks for name in block.parameters}
+        names = [name for name in self._source.parameters() if name not in inside]
+        _assign(self._model, self._source.read(names), self._source.tied(), self.dtype)
+
+    def drop_outside(self) -> None:
+        """Give the memory of the embeddings and the head back."""
+        inside = {name for block in self.graph.blocks for name in block.parameters}
+        for name, parameter in list(self._model.named_parameters(remove_duplicate=False)):
+            if name not in inside:
+                _set(self._model, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
+
+    def block(self, index: int, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A fresh copy of a block with these weights (all of the block's, by their full names)."""
+        block = self.graph.blocks[index]
+        module = copy.deepcopy(self._modules[block.name])
+        tensors = {name.removeprefix(block.name + "."): tensor for name, tensor in weights.items()}
+        _assign(module, tensors, {}, self.dtype)
+        return module.eval()
+
+    def first_stream(self, tokens: Int64[Tensor, "rows length"]) -> Float[Tensor, "rows length channels"]:
+        """What the first block is given for these tokens; `load_outside` comes before."""
+        call = self._note_calls(tokens)[0]
+        stream: Tensor = call.leaves[call.stream]
+        return stream
+
+    def call(self, index: int, rows: int, length: int) -> Call:
+        """How the model calls a block for a batch of this size; noted when `first_stream` saw such a batch."""
+        return self._calls[rows, length][index]
+
+    def note_calls(self, rows: int, length: int) -> None:
+        """Learn the calls for this batch size."""
+        if (rows, length) not in self._calls:
+            self._note_calls(torch.zeros((rows, length), dtype=torch.int64))
+
+    def run(self, index: int, module: nn.Module, stream: Float[Tensor, "rows length channels"]) -> Tensor:
+        """The stream behind a block."""
+        args, kwargs = self.call(index, stream.shape[0], stream.shape[1]).arguments(stream.to(self.dtype))
+        with torch.no_grad():
+            return self.graph.blocks[index].returned.stream(module(*args, **kwargs))
+
+    def logits(self, tokens: Int64[Tensor, "rows length"], stream: Tensor) -> Float[Tensor, "rows length vocabulary"]:
+        """The model's output for the finished stream."""
+
+        def hand_out(index: int, call: Call) -> Tensor:
+            return stream.to(self.dtype) if index == len(self.graph.blocks) - 1 else call.leaves[call.stream]
+
+        logits: Tensor = self._run_around(tokens, hand_out).logits
+        return logits
+
+    def _note_calls(self, tokens: Int64[Tensor, "rows length"]) -> tuple[Call, ...]:
+        calls: list[Call] = []
+
+        def note(index: int, call: Call) -> Tensor:
+            calls.append(call)
+            stream: Tensor = call.leaves[call.stream]
+            if len(calls) == len(self.graph.blocks):
+                raise _Enough
+            return stream
+
+        try:
+            self._run_around(tokens, note)
+        except _Enough:
+            pass
+        rows, length = tokens.shape
+        self._calls[rows, length] = tuple(call.without_stream() for call in calls)
+        return tuple(calls)
+
+    def _run_around(self, tokens: Tensor, between: Any) -> Any:
+        """Run the model with `between(index, call)` in the place of every block."""
+        for index, block in enumerate(self.graph.blocks):
+
+            def forward(*args: Any, _index: int = index, **kwargs: Any) -> Any:
+                stream = between(_index, capture_call(args, kwargs))
+                return self.graph.blocks[_index].returned.with_stream(stream)
+
+            self._modules[block.name].forward = forward  # type: ignore[method-assign]
+        try:
+            with torch.no_grad():
+                return self._model(input_ids=tokens, use_cache=False)
+        finally:
+            for block in self.graph.blocks:
+                del self._modules[block.name].forward
+
+
+class _Enough(Exception):
+    """All calls have been noted."""
+
+
+def _assign(module: nn.Module, tensors: Mapping[str, Tensor], tied: Mapping[str, str], dtype: torch.dtype) -> None:
+    """Put tensors in the place of the parameters and buffers of these names, and of their tied aliases."""
+    buffers = {name for name, _ in module.named_buffers()}
+    for name, tensor in tensors.items():
+        value = tensor.to(dtype) if tensor.is_floating_point() and name not in buffers else tensor
+        parameter = value if name in buffers else nn.Parameter(value, requires_grad=False)
+        for alias in (name, *(a for a, stored in tied.items() if stored == name)):
+            _set(module, alias, parameter)
+
+
+def _set(module: nn.Module, name: str, value: Tensor) -> None:
+    path, _, key = name.rpartition(".")
+    setattr(module.get_submodule(path), key, value)

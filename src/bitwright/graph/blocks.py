@@ -1,0 +1,104 @@
+"""Finds the blocks of a model and what flows between them, without knowing the model.
+
+A block is an element of the outermost repeated list of modules, the one that holds most of the parameters. What flows
+is found by running the model once with every block's `forward` replaced: the stream is the tensor that a block returns
+and that the next block is given. All that a block gets besides the stream (masks, rotary tables, positions) are side
+inputs, which do not depend on the stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+
+class TraceError(ValueError):
+    """The model could not be traced; the message names the operator or module, and what to do."""
+
+
+def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The blocks with their module paths, in order; raises TraceError where nothing repeats."""
+    best: list[tuple[str, nn.Module]] = []
+    most = 0
+    for path, module in model.named_modules():
+        if not isinstance(module, (nn.ModuleList, nn.Sequential)) or any(path.startswith(p + ".") for p, _ in best):
+            continue
+        children = [(f"{path}.{name}", child) for name, child in module.named_children()]
+        size = sum(p.numel() for p in module.parameters())
+        if size > most and _alike(children):
+            best, most = children, size
+    if not best:
+        raise TraceError(
+            "no repeated blocks were found: the model has no list of modules with parameters. A causal language model "
+            "with its layers in one nn.ModuleList is what can be traced here"
+        )
+    return best
+
+
+def _alike(children: list[tuple[str, nn.Module]]) -> bool:
+    """Whether all elements of the list are of one class (their shapes may differ, as in models with a dense start)."""
+    return len({type(child) for _, child in children}) == 1 and not isinstance(children[0][1], nn.Linear)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of one call of a block, with the place of the stream among them."""
+
+    leaves: tuple[Any, ...]
+    structure: Any
+    stream: int
+
+    def arguments(self, stream: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of the same call with another stream."""
+        leaves = list(self.leaves)
+        leaves[self.stream] = stream
+        args, kwargs = tree_unflatten(leaves, self.structure)
+        return args, kwargs
+
+    def without_stream(self) -> Call:
+        """The same call with the stream forgotten, so that only side inputs stay in memory."""
+        leaves = list(self.leaves)
+        leaves[self.stream] = None
+        return Call(tuple(leaves), self.structure, self.stream)
+
+
+def capture_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """The call, with the stream taken to be the first floating-point tensor of at least three dimensions."""
+    leaves, structure = tree_flatten((args, kwargs))
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() >= 3:
+            return Call(tuple(leaves), structure, place)
+    raise TraceError("a block was called without a floating-point tensor [batch, tokens, channels] to work on")
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a block returns, with the place of the stream among the leaves."""
+
+    structure: Any
+    leaves: tuple[Any, ...]
+    place: int
+
+    def with_stream(self, stream: Tensor) -> Any:
+        """The same structure with another stream."""
+        leaves = list(self.leaves)
+        leaves[self.place] = stream
+        return tree_unflatten(leaves, self.structure)
+
+    def stream(self, output: Any) -> Tensor:
+        """The stream inside an output of this structure."""
+        leaf = tree_flatten(output)[0][self.place]
+        assert isinstance(leaf, Tensor)
+        return leaf
+
+
+def read_return(output: Any, stream: Tensor, name: str) -> Returned:
+    """Where in a block's output the stream is: the first floating-point tensor of the shape of its input."""
+    leaves, structure = tree_flatten(output)
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and leaf.shape == stream.shape and leaf.is_floating_point():
+            return Returned(structure, tuple(None if isinstance(x, Tensor) else x for x in leaves), place)
+    raise TraceError(f"{name}: none of its outputs has the shape of its input, {tuple(stream.shape)}")

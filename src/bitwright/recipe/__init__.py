@@ -1,0 +1,1 @@
+"""The user's sentence and the plan that it becomes."""

@@ -1,0 +1,25 @@
+"""Ways to choose codes. A name exported here is what a recipe may ask for; there is no other registry."""
+
+from bitwright.solvers.feedback import Feedback, Groups, Importance, Order, Prepared
+from bitwright.solvers.nearest import Nearest
+from bitwright.solvers.refine import refine
+from bitwright.solvers.solver import Problem, Solution, Solver, output_loss
+from bitwright.solvers.target import Corrections, Strength, drift_solution, input_correction
+
+__all__ = [
+    "Corrections",
+    "Feedback",
+    "Groups",
+    "Importance",
+    "Nearest",
+    "Order",
+    "Prepared",
+    "Problem",
+    "Solution",
+    "Solver",
+    "Strength",
+    "drift_solution",
+    "input_correction",
+    "output_loss",
+    "refine",
+]

@@ -1,0 +1,205 @@
+"""Rounds column by column and lets the columns still to come make up for the error: GPTQ, which is LDLQ.
+
+With H the mean of x x' and H^-1 = U'U (U upper triangular), rounding column j with error e costs (e / U_jj)**2 if all
+later columns respond at their best, which is to move by -e U_j,k / U_jj. So the cost of a column is known in advance,
+and the range of its group is searched with weights 1 / U_jj**2. Columns whose inputs are largest go first (`order`);
+scales are all fixed before (`STATIC`), so that the order needs no index in the checkpoint. Columns go in blocks: inside
+a block one at a time, then all later columns at once by a matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from bitwright.calib import short_products
+from bitwright.numerics import Fitter, MseGrid, Params, QTensor, Spec, assemble, store_params
+from bitwright.numerics.linalg import InverseFactor, dead_columns, inverse_factor, revive
+from bitwright.solvers.nearest import Nearest
+from bitwright.solvers.refine import refine
+from bitwright.solvers.solver import Problem, Solution, Solver, output_loss
+
+
+class Order(Enum):
+    """In which order the columns are rounded."""
+
+    NATURAL = "natural"
+    ACTIVATION = "activation"
+
+
+class Groups(Enum):
+    """When scales are fitted: all before the first column, or each group's when its first column is reached."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+class Importance(Enum):
+    """What weighs a column's squared error when its range is searched."""
+
+    INVERSE_FACTOR = "inverse_factor"
+    GRAM_DIAGONAL = "gram_diagonal"
+    NONE = "none"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Feedback(Solver):
+    """Error feedback. `damp`: lambda over the mean diagonal. `sweeps`, `refits`: refinements, see `refine.py`.
+
+    Source: GPTQ (Frantar 2022), algorithm 1; equal to LDLQ of QuIP (Chee 2023), section 3. Differs: ranges searched with
+    weights 1 / U_jj**2, scales as stored before the codes are chosen, float64 factor, a ladder of dampings.
+    """
+
+    fitter: Fitter = field(default_factory=MseGrid)
+    damp: float = 0.01
+    order: Order = Order.ACTIVATION
+    groups: Groups = Groups.STATIC
+    importance: Importance = Importance.INVERSE_FACTOR
+    sweeps: int = 0
+    refits: int = 0
+    block: int = 128
+
+    def __post_init__(self) -> None:
+        if self.groups is Groups.DYNAMIC and self.order is Order.ACTIVATION:
+            raise ValueError("dynamic groups need the natural order: use groups = 'static' or order = 'natural'")
+        if self.damp <= 0 or self.block < 1 or self.sweeps < 0 or self.refits < 0:
+            raise ValueError(f"damp and block are positive, sweeps and refits not negative; found {self}")
+
+    @property
+    def needs_gram(self) -> bool:
+        return True
+
+    def solve(self, problem: Problem) -> Solution:
+        if problem.gram is None:
+            raise ValueError("error feedback needs calibration data; give a calibration text or use Nearest")
+        prepared = self.prepare(problem.gram)
+        return self.solve_prepared(problem, prepared)
+
+    def prepare(self, gram: Float[Tensor, "n n"]) -> Prepared | None:
+        """All that depends on the inputs alone, to be shared by the weights that read them; None if hopeless."""
+        permutation = torch.arange(len(gram))
+        if self.order is Order.ACTIVATION:
+            permutation = torch.argsort(gram.diagonal(), descending=True, stable=True)
+        if not bool(torch.isfinite(gram).all()):
+            return None
+        dead = dead_columns(gram)
+        factor = inverse_factor(revive(gram)[permutation][:, permutation], self.damp)
+        if factor is None:
+            return None
+        notes = factor.notes
+        if bool(dead.any()):
+            notes += (f"{int(dead.sum())} of {len(dead)} inputs were zero throughout: rounded to nearest",)
+        return Prepared(permutation, InverseFactor(factor.upper.float(), factor.damping, notes))
+
+    def solve_prepared(self, problem: Problem, prepared: Prepared | None) -> Solution:
+        """`solve` with the factor at hand."""
+        assert problem.gram is not None
+        if prepared is None:
+            found = Nearest(self.fitter).solve(problem)
+            return Solution(found.qtensor, found.loss, ("Gram matrix not usable: rounded to nearest",))
+        params = None
+        if problem.spec.tile is not None and self.groups is Groups.STATIC:
+            params = self.fitter.fit(problem.spec, problem.target, self._importance(problem, prepared))
+        with short_products(exact=False):
+            qtensor = _Run(self, problem, prepared).run(params)
+        notes = prepared.factor.notes
+        if self.sweeps or self.refits:
+            qtensor = refine(qtensor, problem, prepared.factor.damping, self.sweeps, self.refits)
+        return Solution(qtensor, output_loss(qtensor.dequantize() - problem.target, problem.gram), notes)
+
+    def _importance(self, problem: Problem, prepared: Prepared) -> Float[Tensor, "1 in"] | None:
+        assert problem.gram is not None
+        match self.importance:
+            case Importance.NONE:
+                return None
+            case Importance.GRAM_DIAGONAL:
+                return problem.gram.diagonal()[None]
+            case Importance.INVERSE_FACTOR:
+                weights = torch.empty(len(prepared.permutation))
+                weights[prepared.permutation] = prepared.factor.upper.diagonal() ** -2
+                return weights[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The order of the columns [n], and the factor of the inverse Gram matrix in that order."""
+
+    permutation: Int64[Tensor, "n"]
+    factor: InverseFactor
+
+
+class _Run:
+    """One pass over the columns of one weight. Columns are held as rows, so that each is contiguous."""
+
+    def __init__(self, solver: Feedback, problem: Problem, prepared: Prepared) -> None:
+        self.spec, self.solver = problem.spec, solver
+        self.order, self.upper = prepared.permutation, prepared.factor.upper
+        self.work = problem.target.mT[self.order].contiguous()  # [in, out], changed as errors are fed forward
+        self.shape = (problem.target.shape[0], problem.target.shape[1])
+        self.scaled = torch.empty_like(self.work)
+
+    def run(self, params: Params | None) -> QTensor:
+        """Round every column; `params` None: fit each span of columns when it is reached (or no scales at all)."""
+        cols = self.shape[1]
+        dynamic = params is None and self.spec.tile is not None
+        span = self.spec.span(cols) if dynamic else cols
+        step = min(self.solver.block, span) if dynamic else self.solver.block
+        found: list[Params] = []
+        for first in range(0, cols, span):
+            if dynamic:
+                found.append(self.solver.fitter.fit(self.spec, self.work[first : first + span].mT, self._weights(first, span)))
+            now = found[-1] if dynamic else params
+            for start in range(first, min(first + span, cols), step):
+                self._block(start, min(start + step, first + span, cols), now, first if dynamic else 0)
+        if dynamic:
+            params = _join(found)
+        codes = torch.empty(self.shape, dtype=self.spec.format.encode(torch.zeros(1)).dtype)
+        codes[:, self.order] = self.spec.format.encode(self.scaled).mT
+        return QTensor(codes, self.spec) if params is None else assemble(codes, self.spec, store_params(self.spec, params))
+
+    def _weights(self, first: int, span: int) -> Float[Tensor, "1 span"] | None:
+        if self.solver.importance is Importance.NONE:
+            return None
+        return (self.upper.diagonal()[first : first + span] ** -2)[None]
+
+    def _block(self, start: int, stop: int, params: Params | None, offset: int) -> None:
+        work, errors = self.work[start:stop], torch.empty(stop - start, self.shape[0])
+        upper = self.upper[start:stop]
+        for i in range(stop - start):
+            column = work[i]
+            scale, zero = self._params_of(int(self.order[start + i]) - offset, params)
+            scaled = column / scale + zero
+            self.scaled[start + i] = scaled
+            value = (self.spec.format.nearest(scaled) - zero) * scale
+            errors[i] = (column - value) / upper[i, start + i]
+            if i + 1 < stop - start:
+                work[i + 1 :].addr_(upper[i, start + i + 1 : stop], errors[i], alpha=-1)
+        if stop < self.shape[1]:
+            self.work[stop:].addmm_(upper[:, stop:].mT, errors, alpha=-1)
+
+    def _params_of(self, column: int, params: Params | None) -> tuple[Tensor | float, Tensor | float]:
+        """Scale and zero of every row in this column."""
+        if params is None:
+            return 1.0, 0.0
+        assert self.spec.tile is not None
+        height, width = self.spec.tile.size((self.shape[0], self.shape[1]))
+        across = min(column // width, params.scale.shape[1] - 1)
+        scale = params.scale[:, across].repeat_interleave(height)
+        zero = 0.0 if params.zero is None else params.zero[:, across].repeat_interleave(height)
+        return scale, zero
+
+
+def _join(parts: list[Params]) -> Params:
+    zeros = [part.zero for part in parts if part.zero is not None]
+    return Params(torch.cat([part.scale for part in parts], 1), torch.cat(zeros, 1) if zeros else None)
+
+
+def spec_allows(spec: Spec, groups: Groups) -> bool:
+    """Whether groups can be fitted one after the other: not if a tile spans the whole row."""
+    return groups is Groups.STATIC or (spec.tile is not None and spec.tile.cols is not None)

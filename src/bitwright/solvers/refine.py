@@ -1,0 +1,101 @@
+"""Improves codes and scales that were chosen before, against the same loss; neither step can raise it.
+
+Coordinate descent visits every column again: with E = Q - T the error and G = E H, the loss as a function of one
+column is a parabola with its lowest point at q_k - G_k / H_kk; the nearest code to that is taken. The refit solves, for
+every row, the least squares problem of all its group scales at once with the codes held fixed, and keeps a row's new
+scales only where the loss, with the scales as stored, falls. Lower loss is not always a better model: whoever calls
+this compares block outputs on held-out rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitwright.calib import short_products
+from bitwright.numerics import Params, QTensor, assemble, store_params, to_scaled
+from bitwright.solvers.solver import Problem
+
+_BLOCK = 128
+
+
+def refine(qtensor: QTensor, problem: Problem, damping: float, sweeps: int, refits: int) -> QTensor:
+    """`sweeps` descents; or, `refits` times, a refit of the scales and then the descents."""
+    assert problem.gram is not None
+    gram = problem.gram.float().clone()
+    gram.diagonal().add_(damping)
+    with short_products(exact=False):
+        qtensor = descend(qtensor, problem.target, gram, sweeps)
+        for _ in range(refits):
+            qtensor = descend(refit(qtensor, problem.target, gram), problem.target, gram, sweeps)
+    return qtensor
+
+
+def descend(
+    qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor, "in in"], sweeps: int
+) -> QTensor:
+    """Coordinate descent over the columns. Source: QuIP# (Tseng 2024), section 4.3; cost 2 out in^2 per sweep."""
+    spec, params = qtensor.spec, qtensor.params
+    value = qtensor.dequantize().mT.contiguous()  # columns as rows
+    error = value - target.mT
+    shape = qtensor.shape
+    if params is None:
+        scale, zero = torch.ones_like(value), torch.zeros_like(value)
+    else:
+        assert spec.tile is not None
+        scale = spec.tile.spread(params.scale, shape).mT.contiguous()
+        zero = torch.zeros_like(scale) if params.zero is None else spec.tile.spread(params.zero, shape).mT.contiguous()
+    for _ in range(sweeps):
+        changed = 0
+        for start in range(0, shape[1], _BLOCK):
+            stop = min(start + _BLOCK, shape[1])
+            slope = gram[start:stop] @ error
+            for k in range(start, stop):
+                wanted = value[k] - slope[k - start] / gram[k, k]
+                best = (spec.format.nearest(wanted / scale[k] + zero[k]) - zero[k]) * scale[k]
+                change = best - value[k]
+                changed += int(change.count_nonzero())
+                slope.addr_(gram[k, start:stop], change)
+                error[k] += change
+                value[k] = best
+        if changed < 1e-4 * value.numel():
+            break
+    if params is None:
+        return QTensor(spec.format.encode(value.mT), spec)
+    return assemble(spec.format.encode(to_scaled(value.mT.contiguous(), spec, params)), spec, params)
+
+
+def refit(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor, "in in"]) -> QTensor:
+    """The same codes with the scales of every row solved for jointly; rows where that does not help keep theirs.
+
+    Only for tiles of one row whose scales are plain floats; other tensors are returned as they are.
+    """
+    spec, params = qtensor.spec, qtensor.params
+    if params is None or spec.tile is None or spec.tile.rows != 1 or spec.scale is None or spec.scale.tile is not None:
+        return qtensor
+    levels = spec.format.decode(qtensor.codes)
+    if params.zero is not None:
+        levels = levels - spec.tile.spread(params.zero, qtensor.shape)
+    groups = params.scale.shape[1]
+    width = qtensor.shape[1] // groups
+    normal = torch.empty(qtensor.shape[0], groups, groups)
+    for a in range(groups):
+        part = slice(a * width, (a + 1) * width)
+        reach = (levels[:, part] @ gram[part]) * levels
+        normal[:, a] = reach.reshape(-1, groups, width).sum(-1)
+    right = ((target @ gram) * levels).reshape(-1, groups, width).sum(-1)
+    ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
+    damped = normal.double() + torch.eye(groups, dtype=torch.float64) * ridge[:, None, None]
+    wanted = torch.linalg.solve(damped, (right + ridge[:, None] * params.scale).double()).float()
+    usable = torch.isfinite(wanted) & (wanted * params.scale > 0)
+    trial = store_params(spec, Params(torch.where(usable, wanted, params.scale), params.zero))
+    before = _row_losses(params.scale, normal, right)
+    better = (_row_losses(trial.scale, normal, right) < before)[:, None]
+    return assemble(qtensor.codes, spec, Params(torch.where(better, trial.scale, params.scale), params.zero))
+
+
+def _row_losses(scale: Tensor, normal: Tensor, right: Tensor) -> Tensor:
+    """The loss of every row up to a constant, float64."""
+    s = scale.double()
+    return (s * (normal.double() @ s[..., None]).squeeze(-1)).sum(-1) - 2 * (s * right.double()).sum(-1)

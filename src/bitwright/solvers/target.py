@@ -1,0 +1,78 @@
+"""What a weight should be once its input is no longer what it was.
+
+After earlier weights have been rounded, a linear reads x^ instead of x. The best it can do for its own output is not W
+but the least squares solution for W x from x^:
+
+    W* = W + W C (H + lambda I)^-1,      H = E[x^ x^'],  C = E[(x - x^) x^'].
+
+A linear whose output is added to the stream may also make up for the drift r - r^ of the stream itself:
+
+    W** = W* + K (H + lambda I)^-1,      K = E[(r - r^) x^'].
+
+Both corrections are estimated from few tokens, so each is scaled by a strength that held-out tokens choose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitwright.calib import short_products
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """How much of the input correction and of the stream correction to apply; 0 is none, 1 is least squares."""
+
+    inputs: float = 0.0
+    stream: float = 0.0
+
+    def __str__(self) -> str:
+        return f"target {self.inputs:g}" + (f", stream {self.stream:g}" if self.stream else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """The full corrections of one weight [out, in] (float32), to be scaled; None where there is nothing to correct."""
+
+    inputs: Float[Tensor, "out in"] | None = None
+    stream: Float[Tensor, "out in"] | None = None
+
+    def apply(self, weight: Float[Tensor, "out in"], strength: Strength) -> Float[Tensor, "out in"]:
+        """The target at this strength."""
+        target = weight
+        if self.inputs is not None and strength.inputs:
+            target = target + strength.inputs * self.inputs
+        if self.stream is not None and strength.stream:
+            target = target + strength.stream * self.stream
+        return target
+
+
+def drift_solution(
+    gram: Float[Tensor, "n n"], cross: Float[Tensor, "m n"], damp: float
+) -> Float[Tensor, "m n"] | None:
+    """cross @ (gram + lambda I)^-1 with lambda = damp * mean(diagonal), float32; None if it cannot be solved.
+
+    Source: closed form of GPTAQ's and Qronos' objectives (see LoaQ, arXiv 2509.06297). Differs: float64 Cholesky.
+    """
+    damped = gram.double()
+    damped.diagonal().add_(damp * float(damped.diagonal().mean()))
+    lower, status = torch.linalg.cholesky_ex(damped)
+    del damped
+    if int(status) != 0:
+        return None
+    solved = torch.cholesky_solve(cross.double().mT, lower).mT.float()
+    return solved if bool(torch.isfinite(solved).all()) else None
+
+
+def input_correction(
+    weight: Float[Tensor, "out in"], solved: Float[Tensor, "in in"] | None
+) -> Float[Tensor, "out in"] | None:
+    """W C (H + lambda I)^-1 from the solution for C alone, which all weights of one input share."""
+    if solved is None:
+        return None
+    with short_products(exact=False):
+        return weight @ solved

@@ -1,0 +1,31 @@
+"""Small random language models, saved as their users would find them."""
+
+from pathlib import Path
+
+import torch
+import transformers
+
+SIZES = {
+    "vocab_size": 160,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2, "pad_token_id": 0}
+
+
+def save(folder: Path, config: transformers.PreTrainedConfig, shard: str = "5GB", dtype=torch.float32) -> Path:
+    """A model of ``config`` with random weights (norms and biases too) in ``folder``."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for tensor in [*model.parameters(), *(t for n, t in model.state_dict().items() if "correction" in n)]:
+        tensor.data.normal_(0, 0.1)
+    model.save_pretrained(folder, max_shard_size=shard)
+    return folder
+
+
+def reference(folder: Path) -> dict[str, torch.Tensor]:
+    """What transformers itself loads."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
