@@ -16,11 +16,11 @@ from importlib.metadata import version
 if (os.cpu_count() or 1) <= 2:
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 
-import torch  # noqa: E402
-from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
-from gptqmodel.nn_modules.qlinear.torch import TorchLinear  # noqa: E402
-from peer import Job, PeakMemory, start_job, write_dense  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+from peer import Job, PeakMemory, start_job, write_dense
+from torch import Tensor, nn
 
 
 def decoded(model: nn.Module, name: str) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 Each script quantizes with one peer, in the peer's own environment, and leaves an ordinary float32 Hugging
 Face folder that holds exactly the values which the peer's codes and scales stand for. One scorer can then
-judge everyone. A script prints one JSON line; whatever the peer itself prints goes to standard error.
+judge everyone. The last line of standard output is one JSON line; what the peer prints once it is imported
+goes to standard error.
 
 ``seconds`` is the quantization alone, without imports and saving. ``peak_anonymous_bytes`` is the largest
 anonymous resident memory of the process until quantization is over: pages mapped from checkpoint files can
@@ -57,6 +58,7 @@ def start_job(description: str) -> Job:
     parser.add_argument("--group", type=int, default=128, help="weights that share a scale and a zero")
     parser.add_argument("--float32", action="store_true", help="load the model in float32, not as stored")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     answer = os.dup(1)
     os.dup2(2, 1)
     return Job(
@@ -107,12 +109,11 @@ def write_dense(model: Path, out: Path, decode: Callable[[str], Tensor | None]) 
     ``decode`` maps a tensor's name in the checkpoint to the peer's values, or to None where the peer left the
     tensor alone: then the original is copied. File by file, so that at most one file's weights are in memory.
     """
-    out.mkdir(parents=True, exist_ok=True)
     replaced = total_bytes = 0
     for path in sorted(model.glob("*.safetensors")):
         tensors: dict[str, Tensor] = {}
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118 (no mapping: it cannot be iterated)
                 original = file.get_tensor(name)
                 decoded = decode(name)
                 if decoded is not None and decoded.shape != original.shape:

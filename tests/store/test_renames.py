@@ -7,7 +7,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import Chunk, ConversionOps, Transpose, WeightConverter, WeightRenaming
 
 from bitwright.store.renames import plan_renames
-from bitwright.store.safetensors_header import TensorShape
+from bitwright.store.safetensors_file import TensorShape
 from bitwright.store.skeleton import build_skeleton
 from bitwright.store.source import open_source
 from bitwright.store.source_error import SourceError

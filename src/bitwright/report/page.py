@@ -35,7 +35,17 @@ from bitwright.report.summary import (
 )
 
 # In the order in which they are joined into one script: each may use the ones before it.
-SCRIPTS = ("dom.js", "format.js", "plot.js", "figures.js", "curves.js", "histograms.js", "lists.js", "main.js")
+SCRIPTS = (
+    "dom.js",
+    "format.js",
+    "plot.js",
+    "figures.js",
+    "curves.js",
+    "histograms.js",
+    "lists.js",
+    "table.js",
+    "main.js",
+)
 # What could end the data block or start a tag; the result is the same JSON.
 ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 

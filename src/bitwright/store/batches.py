@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class TextError(ValueError):
     """A text, or the rows asked of it, cannot be used."""
 
 
+@runtime_checkable  # for the type check under pytest
 class Tokenizer(Protocol):
     """What is needed of a transformers tokenizer."""
 

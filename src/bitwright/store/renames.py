@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bitwright.store.safetensors_header import TensorShape
+from bitwright.store.safetensors_file import TensorShape
 from bitwright.store.source_error import SourceError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bitwright.store.hf_config import LIBRARY_ERRORS, check_not_custom, read_config, transformers_library
 from bitwright.store.renames import Conversion, Renames, plan_renames
-from bitwright.store.safetensors_header import TensorShape
+from bitwright.store.safetensors_file import TensorShape
 from bitwright.store.skeleton import build_skeleton, tie
 from bitwright.store.source_checks import WEIGHT_DTYPES, check_complete, check_finite, check_shapes
 from bitwright.store.source_error import SourceError

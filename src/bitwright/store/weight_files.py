@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitwright.store.safetensors_header import TensorShape, read_header
+from bitwright.store.safetensors_file import Stretch, TensorShape, map_tensors, read_header
 from bitwright.store.source_error import SourceError
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -36,6 +35,7 @@ class WeightFiles:
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorShape]
     homes: Mapping[str, Path]
+    stretches: Mapping[str, Stretch]  # empty for pickles
 
     @property
     def total_bytes(self) -> int:
@@ -49,7 +49,11 @@ class WeightFiles:
             wanted[self.homes[name]].append(name)
         loaded: dict[str, Tensor] = {}
         for file, inside in wanted.items():
-            loaded |= _load_safetensors(file, inside) if file.suffix == ".safetensors" else _load_pickle(file, inside)
+            if file.suffix == ".safetensors":
+                loaded |= map_tensors(file, [self.stretches[name] for name in inside])
+            else:
+                content = _load_pickle(file)
+                loaded |= {name: content[name] for name in inside}
         return loaded
 
     def digest(self, start: bytes) -> str:
@@ -67,15 +71,21 @@ def find_weight_files(folder: Path, allow_pickle: bool = False) -> WeightFiles:
     """The weight files in ``folder``, their headers checked. Raises SourceError if one is missing or damaged."""
     index, files = _choose(folder, allow_pickle)
     tensors: dict[str, TensorShape] = {}
+    stretches: dict[str, Stretch] = {}
     homes: dict[str, Path] = {}
     for file in files:
-        inside = read_header(file) if file.suffix == ".safetensors" else _pickle_shapes(file)
+        if file.suffix == ".safetensors":
+            header = read_header(file)
+            stretches |= header
+            inside = {name: stretch.tensor for name, stretch in header.items()}
+        else:
+            inside = {name: TensorShape(tuple(t.shape), t.dtype) for name, t in _load_pickle(file).items()}
         tensors |= inside
         homes |= dict.fromkeys(inside, file)
     for name, file in index.items():
         if name not in tensors:
             raise SourceError(f"{file}: tensor {name!r} is not in it, although the index says so. Download both again.")
-    return WeightFiles(files, tensors, homes)
+    return WeightFiles(files, tensors, homes, stretches)
 
 
 def _choose(folder: Path, allow_pickle: bool) -> tuple[dict[str, Path], tuple[Path, ...]]:
@@ -124,15 +134,7 @@ def _shard(index_file: Path, shard: str) -> Path:
     return index_file.parent / shard
 
 
-def _load_safetensors(file: Path, names: list[str]) -> dict[str, Tensor]:
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise SourceError(f"{file}: cannot be read ({error}). Did it change after it was opened?") from error
-
-
-def _load_pickle(file: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+def _load_pickle(file: Path) -> dict[str, Tensor]:
     try:
         # torch's older pickles are no zip archives and cannot be mapped
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -140,8 +142,4 @@ def _load_pickle(file: Path, names: Iterable[str] | None = None) -> dict[str, Te
         raise SourceError(f"{file}: not plain pickled tensors ({error}). Convert it to safetensors.") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise SourceError(f"{file}: holds more than a flat list of tensors. Save model.state_dict() to safetensors.")
-    return content if names is None else {name: content[name] for name in names}
-
-
-def _pickle_shapes(file: Path) -> dict[str, TensorShape]:
-    return {name: TensorShape(tuple(tensor.shape), tensor.dtype) for name, tensor in _load_pickle(file).items()}
+    return content

@@ -12,11 +12,14 @@ const html = (tag, attributes = {}, ...children) => fill(document.createElement(
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 const section = id => document.getElementById(id);
 const body = id => section(id).querySelector(".body");
-const finding = (id, ...parts) => section(id).querySelector(".finding").append(...parts);
+const finding = (id, ...parts) =>
+  section(id)
+    .querySelector(".finding")
+    .append(...parts);
 const isolated = name => html("span", { class: "name" }, name);
 
 // A dotted name that prefers to break before a dot.
-const dotted = name => name.split(/(?=\.)/).map((part, i) => i ? [html("wbr"), part] : part);
+const dotted = name => name.split(/(?=\.)/).map((part, i) => (i ? [html("wbr"), part] : part));
 
 // One tip for the page: a name in bold and a line of text for each fact.
 const tip = {
@@ -29,11 +32,17 @@ const tip = {
     this.node.style.left = `${Math.max(4, left)}px`;
     this.node.style.top = `${Math.max(4, Math.min(y - height / 2, innerHeight - height - 4))}px`;
   },
-  hide() { this.node.hidden = true; },
+  hide() {
+    this.node.hidden = true;
+  },
 };
 
 // A folded list of names; few names are shown open.
 function names(list, label, open = 6) {
-  const lines = html("div", { class: "names" }, list.map(name => html("div", { class: "name" }, name)));
+  const lines = html(
+    "div",
+    { class: "names" },
+    list.map(name => html("div", { class: "name" }, name)),
+  );
   return list.length <= open ? lines : html("details", {}, html("summary", {}, label), lines);
 }

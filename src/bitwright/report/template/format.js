@@ -33,18 +33,24 @@ function percent(value, digits) {
   const size = Math.abs(value);
   return `${fixed(value * 100, digits ?? (size >= 0.0995 ? 1 : size >= 0.001 || size === 0 ? 2 : 3))}%`;
 }
-const change = (value, digits) => value == null ? DASH : (value > 0 ? "+" : "") + percent(value, digits);
+const change = (value, digits) => (value == null ? DASH : (value > 0 ? "+" : "") + percent(value, digits));
 
 function scaled(value, units, step) {
   if (value == null) return [DASH, ""];
-  let size = value, index = 0;
-  while (Math.abs(size) >= step && index < units.length - 1) { size /= step; index += 1; }
+  let size = value,
+    index = 0;
+  while (Math.abs(size) >= step && index < units.length - 1) {
+    size /= step;
+    index += 1;
+  }
   return [index === 0 && Number.isInteger(size) ? whole(size) : figure(size), units[index]];
 }
 const bytes = value => scaled(value, ["B", "kB", "MB", "GB", "TB"], 1000);
 const bytesText = value => bytes(value).join("\u00a0").trim();
-const parameters = value => value == null ? null : scaled(value, ["", "thousand", "million", "billion", "trillion"], 1000).join(" ").trim();
-const interval = (range, form) => range == null ? "interval not given" : `95% CI ${form(range[0])} – ${form(range[1])}`;
+const parameters = value =>
+  value == null ? null : scaled(value, ["", "thousand", "million", "billion", "trillion"], 1000).join(" ").trim();
+const interval = (range, form) =>
+  range == null ? "interval not given" : `95% CI ${form(range[0])} – ${form(range[1])}`;
 
 function duration(seconds) {
   if (seconds == null) return null;
@@ -55,14 +61,14 @@ function duration(seconds) {
 
 const count = (n, noun) => `${whole(n)} ${noun}${n === 1 ? "" : "s"}`;
 // A label that is too long keeps its end, which tells layers apart.
-const clipped = (label, most) => label.length > most ? `…${label.slice(1 - most)}` : label;
-const shape = axes => axes.length ? axes.join(" × ") : DASH;
+const clipped = (label, most) => (label.length > most ? `…${label.slice(1 - most)}` : label);
+const shape = axes => (axes.length ? axes.join(" × ") : DASH);
 // What repeats in every name, `model.layers.*.`, is left out where the label stays unique.
 function shortKinds(kinds) {
-  const short = kind => kind.includes("*.") ? kind.slice(kind.indexOf("*.") + 2) : kind;
+  const short = kind => (kind.includes("*.") ? kind.slice(kind.indexOf("*.") + 2) : kind);
   const seen = new Map();
   for (const kind of kinds) seen.set(short(kind), (seen.get(short(kind)) ?? 0) + 1);
-  return kind => seen.get(short(kind)) > 1 ? kind : short(kind);
+  return kind => (seen.get(short(kind)) > 1 ? kind : short(kind));
 }
 function median(values) {
   const sorted = values.filter(value => value != null).sort((a, b) => a - b);
