@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bitwright.engine.choose import HeldOut, put_weights
 from bitwright.engine.collect import Pair, Pass
+from bitwright.engine.sensitivity import distribution, grid, remedies
 from bitwright.engine.stage import Outcome, StageRun
 from bitwright.execute import StreamFile, TorchRunner, batches
 from bitwright.numerics import QTensor
@@ -112,7 +113,7 @@ def _data_free(step: Any, weights: Mapping[str, Tensor]) -> Outcome:
     solution = step.solver.solve(Problem(weight, step.spec))
     energy = max(float(weight.double().square().sum()), 1e-30)
     plain = Nearest().solve(Problem(weight, step.spec)).loss / energy
-    return Outcome(step, solution, "without data", solution.loss / energy, plain, None, None)
+    return Outcome(step, weight, solution, "without data", solution.loss / energy, plain)
 
 
 def _nearest_error(job: BlockJob, block: Pass, held_out: HeldOut, weights: Mapping[str, Tensor]) -> float | None:
@@ -171,4 +172,9 @@ def weight_report(outcome: Outcome, block: int | None) -> dict[str, Any]:
         "sqnr_db": -10 * math.log10(max(outcome.loss, 1e-30)),
         "notes": list(outcome.solution.notes),
     }
-    return entry
+    params = qtensor.params
+    histogram = distribution(outcome.weight)
+    if histogram is not None:
+        histogram["grid"] = [] if params is None else grid(spec, params.scale, params.zero)
+    entry |= {"histogram": histogram, "input_histogram": None if outcome.sample is None else distribution(outcome.sample)}
+    return entry | remedies(outcome.weight, spec, outcome.gram_diagonal, outcome.loss)

@@ -42,5 +42,5 @@ def _round(table: Table, source: Source, name: str) -> Outcome:
     energy = max(float(weight.double().square().sum()), 1e-30)
     plain = Nearest().solve(Problem(weight, table.spec)).loss / energy
     step = Step(Linear(table.view, 0, ()), table.spec, solver)
-    return Outcome(step, solution, "without data", solution.loss / energy, plain, None, None)
+    return Outcome(step, weight, solution, "without data", solution.loss / energy, plain)
 

@@ -38,12 +38,13 @@ class Outcome:
     """What became of one weight: the solution, how it was chosen, and losses for the report (relative to the output)."""
 
     step: Step
+    weight: Tensor
     solution: Solution
     chosen: str
     loss: float
     loss_nearest: float
-    gram_diagonal: Tensor | None
-    sample: Tensor | None
+    gram_diagonal: Tensor | None = None
+    sample: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class _Work:
     """One input of the stage with the weights that read it."""
 
     steps: tuple[Step, ...]
-    stats: InputStats
+    stats: InputStats | None
     gram: Tensor
     weights: dict[str, Tensor]
     corrections: dict[str, Corrections]
@@ -79,8 +80,7 @@ class StageRun:
         weights = {step.name: step.linear.view.read(self.original[step.linear.view.parameter]).float() for step in group}
         width = group[0].linear.view.shape[1]
         if stats is None or stats.gram.tokens == 0:
-            empty = InputStats(stats.gram, None) if stats else None
-            return _Work(group, empty, torch.zeros(0, width), weights, {})  # type: ignore[arg-type]
+            return _Work(group, None, torch.zeros(0, width), weights, {})
         gram = stats.gram.mean()
         return _Work(group, stats, gram, weights, self._corrections(group, stats, gram, weights))
 
@@ -210,7 +210,8 @@ class StageRun:
         nearest = Nearest().solve(Problem(weight, step.spec, gram))
         loss = output_loss(solution.qtensor.dequantize() - weight, gram)
         diagonal = None if gram is None else gram.diagonal().clone()
-        return Outcome(step, solution, chosen, loss / energy, nearest.loss / energy, diagonal, work.stats.sample if work.stats else None)
+        sample = None if work.stats is None else work.stats.sample
+        return Outcome(step, weight, solution, chosen, loss / energy, nearest.loss / energy, diagonal, sample)
 
 
 def _alike(steps: tuple[Step, ...]) -> list[list[Step]]:
