@@ -99,7 +99,7 @@ def test_a_text_shorter_than_a_row_gives_one_short_row(write):
     assert batches.held_out == 0
 
 
-@pytest.mark.parametrize("rows, held_out", [(1, 0), (2, 1), (10, 1), (11, 2), (128, 13)])
+@pytest.mark.parametrize("rows, held_out", [(1, 0), (2, 1), (10, 1), (11, 2), (70, 7), (128, 13)])
 def test_a_tenth_of_the_rows_is_held_out(write, rows, held_out):
     batches = read_batches(write("x" * 4000), Characters(), None, rows=rows, length=9)
     assert (len(batches.rows), batches.held_out) == (rows, held_out)

@@ -9,7 +9,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from bitwright.store.skeleton import build_skeleton
 from bitwright.store.source import SourceError, TensorShape, open_source
 from store.small_models import GROUPED, SIZES, reference, save
 
@@ -224,3 +226,42 @@ def test_an_alias_with_other_values_has_no_place_in_a_tied_checkpoint(sharded):
     assert source.to_checkpoint(tensors).keys() == {"model.embed_tokens.weight"}
     with pytest.raises(SourceError, match="tied to model.embed_tokens.weight"):
         source.to_checkpoint({**tensors, "lm_head.weight": tensors["lm_head.weight"] + 1})
+
+
+TINY = {
+    **DEEPSEEK,
+    "num_key_value_heads": 2,
+    "pad_token_id": None,
+    "n_layer": 2,
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "ffn_dim": 48,
+    "word_embed_proj_dim": 32,
+    "n_embd": 32,
+    "n_head": 4,
+    "n_positions": 64,
+    "rotary_dim": 4,
+    "d_model": 32,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+def test_every_causal_language_model_of_transformers_is_read_and_written_back(tmp_path, model_type):
+    try:
+        kind = T.CONFIG_MAPPING[model_type]
+        known = kind().to_dict()
+        config = kind(**{name: value for name, value in TINY.items() if name in known})
+        model = build_skeleton(config, torch.float32)
+    except Exception as error:
+        pytest.skip(f"no small config: {error}")
+    if sum(parameter.numel() for parameter in model.parameters()) > 2e7:
+        pytest.skip("no small config")
+    folder = save(tmp_path, config, "3MB")
+    source, loaded, stored = open_source(folder), reference(folder), stored_tensors(folder)
+    assert_same(source.read(loaded), loaded)
+    found = source.to_checkpoint(source.read(source.parameters()))
+    assert_same({name: tensor.to(stored[name].dtype) for name, tensor in found.items()}, stored)

@@ -75,6 +75,16 @@ def test_a_number_that_is_not_finite_is_found_when_its_tensor_is_read(llama, rew
         source.read(["model.norm.weight", name])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("place", [0, 1, 31, 700, 1535])
+def test_nan_is_found_in_every_dtype_and_place(llama, rewrite, dtype, place):
+    name = "model.layers.0.mlp.up_proj.weight"
+    edit_config(llama, dtype=str(dtype).removeprefix("torch."))
+    rewrite(llama, lambda tensors: tensors[name].view(-1)[place].fill_(float("nan")))
+    with pytest.raises(SourceError, match="1 of 1536"):
+        open_source(llama).read([name])
+
+
 def test_a_number_too_large_for_the_configs_dtype_is_not_finite(llama, rewrite):
     edit_config(llama, dtype="float16")
     rewrite(llama, lambda tensors: tensors["model.norm.weight"][0].fill_(1e6))

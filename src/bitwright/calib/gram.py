@@ -1,8 +1,8 @@
 """Second moments of what a linear reads: the only statistics that error feedback needs.
 
 `Gram` is X'X summed over tokens, `Cross` is D'X for another quantity D of the same tokens (the drift of the input, or
-of the stream that the output is added to). Both are monoids: sums that may be made in parts and merged. Sums are kept in
-float32; inputs that are bfloat16 are multiplied on bfloat16 matrix units where the machine has them, which loses
+of the stream that the output is added to). Both are monoids: sums that may be made in parts and merged. Sums are kept
+in float32; inputs that are bfloat16 are multiplied on bfloat16 matrix units where the machine has them, which loses
 nothing, since such products are exact and are summed in float32.
 """
 

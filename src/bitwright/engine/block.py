@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,9 @@ from bitwright.engine.choose import HeldOut, put_weights
 from bitwright.engine.collect import Pair, Pass
 from bitwright.engine.sensitivity import distribution, grid, remedies
 from bitwright.engine.stage import Outcome, StageRun
+from bitwright.engine.tape import Tape, plan_tape
 from bitwright.execute import StreamFile, TorchRunner, batches
+from bitwright.graph import Watch
 from bitwright.numerics import QTensor
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.plan import BlockJob
@@ -70,15 +73,18 @@ def quantize_block(
         outcomes = [_data_free(step, weights) for step in job.steps]
         return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, None, None))
     own = {name: tensor.clone() if name in planned else tensor for name, tensor in weights.items()}
-    block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own))
-    advance(block, block.original, flow.before.original, flow.behind.original, flow.rows)
+    tape = plan_tape(job, flow.behind.original.path.parent, flow.rows.count, flow.rows.length, runner.dtype)
+    block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own), tape)
+    advance(block, block.original, (flow.before.original, flow.behind.original), flow.rows, tape)
     held_out = HeldOut(flow.before, flow.behind.original, flow.rows.kept_back)
     stage_run = StageRun(block, search, held_out, dict(weights))
     baseline = _nearest_error(job, block, held_out, weights)
     outcomes = []
     for stage in job.stages:
         outcomes += stage_run.run(stage, flow.before, flow.rows.fitted)
-    advance(block, block.quantized, flow.before.quantized, flow.behind.quantized, flow.rows)
+    advance(block, block.quantized, (flow.before.quantized, flow.behind.quantized), flow.rows)
+    if tape is not None:
+        tape.delete()
     error = held_out.error(block) if flow.rows.held_out else None
     return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, error, baseline))
 
@@ -92,20 +98,39 @@ class Flow:
     behind: Pair
 
 
-def advance(block: Pass, module: nn.Module, source: StreamFile, target: StreamFile, rows: Rows) -> None:
-    """Run all rows of a stream through a block."""
+def advance(
+    block: Pass, module: nn.Module, streams: tuple[StreamFile, StreamFile], rows: Rows, tape: Tape | None = None
+) -> None:
+    """Run all rows of a stream through a block, from the first file to the second; the tape notes what linears read."""
+    source, target = streams
+    name = block.runner.graph.blocks[block.index].name
+    parameters = {f"{name}.{key}": p for key, p in module.named_parameters()}
     target.create()
+    if tape is not None:
+        tape.create()
     for start, stop in rows.all:
         block.runner.note_calls(stop - start, rows.length)
-        output = block.runner.run(block.index, module, source.read(start, stop))
+        before = source.read(start, stop)
+        with ExitStack() as stack:
+            if tape is not None:
+                stack.enter_context(_taping(tape, parameters, start, stop - start))
+            output = block.runner.run(block.index, module, before)
         if not bool(torch.isfinite(output).all()):
             row = start + int((~torch.isfinite(output)).flatten(1).any(1).nonzero()[0])
             raise ValueError(
-                f"{block.runner.graph.blocks[block.index].name}: its output for calibration row {row} is not finite; "
-                "the model overflows in this precision, compute in float32 (--compute float32)"
+                f"{name}: its output for calibration row {row} is not finite; the model overflows in this precision, "
+                "compute in float32 (--compute float32)"
             )
         target.write(start, output)
     target.sync()
+
+
+def _taping(tape: Tape, parameters: Mapping[str, Tensor], start: int, rows: int) -> Watch:
+    return Watch(
+        parameters,
+        lambda view, read: tape.product(view, start, rows, read),
+        lambda view, other: tape.write(f"add:{view.name}", start, rows, other),
+    )
 
 
 def _data_free(step: Any, weights: Mapping[str, Tensor]) -> Outcome:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from bitwright.calib import Cross
+from bitwright.engine.tape import Tape
 from bitwright.execute import StreamFile, TorchRunner
 from bitwright.graph import Enough, Watch, WeightView, run_watched
 from bitwright.recipe.plan import Stage, Step
@@ -48,6 +48,7 @@ class Pass:
     index: int
     original: nn.Module
     quantized: nn.Module
+    tape: Tape | None = None
 
 
 def by_input(stage: Stage) -> list[tuple[Step, ...]]:
@@ -81,7 +82,10 @@ def collect(
     for start, stop in ranges:
         before = _Seen(steps)
         after = _Seen(steps)
-        before.run(block.original, block, streams.original.read(start, stop))
+        if block.tape is not None:
+            before.recall(block.tape, start, stop)
+        else:
+            before.run(block.original, block, streams.original.read(start, stop))
         after.run(block.quantized, block, streams.quantized.read(start, stop))
         for group, stats in zip(groups, found, strict=True):
             _add(group, stats, before, after)
@@ -109,8 +113,8 @@ def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen
     for name, sums in stats.stream.items():
         if name in before.added and name in after.added:
             now = after.inputs[name][-1]
-            gap = before.added[name].float() - after.added[name].float()
-            sums.add(gap.reshape(len(now), -1), now)
+            drift = before.added[name].reshape(len(now), -1).float() - after.added[name].reshape(len(now), -1).float()
+            sums.add(drift, now)
 
 
 class _Seen:
@@ -132,6 +136,16 @@ class _Seen:
         watch = Watch(parameters, self._product, self._add)
         run_watched(lambda: block.runner.run(block.index, module, stream), watch)
 
+    def recall(self, tape: Tape, start: int, stop: int) -> None:
+        """Take the same from the tape of an earlier run; routed weights are not on it."""
+        for name in self.steps:
+            read = tape.input(name, start, stop)
+            added = tape.added(name, start, stop)
+            if read is not None:
+                self.inputs[name] = [read]
+            if added is not None:
+                self.added[name] = added
+
     def _product(self, view: WeightView, read: Tensor) -> None:
         if view.name in self.steps:
             self.inputs.setdefault(view.name, []).append(read)
@@ -148,7 +162,3 @@ class _Seen:
         if self._stops and not self._awaited and not self._awaited_adds:
             raise Enough
 
-
-def finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN and no infinity."""
-    return bool(torch.isfinite(tensor).all())

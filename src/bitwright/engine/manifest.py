@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from bitwright.recipe.plan import Plan
 from bitwright.store.artifact import FORMAT, block_file
 from bitwright.store.batches import Batches
 from bitwright.store.files import file_digest, read_json, write_json
+from bitwright.store.layout import write_layout
 from bitwright.store.source import Source
 from bitwright.version import __version__
 
@@ -37,7 +37,7 @@ def write_manifest(plan: Plan, source: Source, batches: Batches | None, folder: 
         "warnings": list(plan.warnings),
         "digests": digests | {"outside": file_digest(folder / "outside.safetensors")},
     }
-    _carry(source, folder / "source")
+    write_layout(source, folder / "source")
     write_json(folder / "manifest.json", manifest)
 
 
@@ -63,10 +63,3 @@ def _trimmed(weights: list[Any]) -> list[Any]:
     worst = {weight["name"] for weight in sorted(weights, key=lambda weight: -weight["loss"])[:_SHOWN]}
     drop = ("histogram", "input_histogram")
     return [w if w["name"] in worst else {k: v for k, v in w.items() if k not in drop} for w in weights]
-
-
-def _carry(source: Source, folder: Path) -> None:
-    for file in source.side_files():
-        target = folder / file.relative_to(source.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)

@@ -149,8 +149,8 @@ class Run:
         behind = before.at(job.index + 1)
         modules = runner.block(job.index, weights), runner.block(job.index, rounded)
         block = Pass(runner, job.index, *modules)
-        advance(block, block.original, before.pair.original, behind.pair.original, self._rows())
-        advance(block, block.quantized, before.pair.quantized, behind.pair.quantized, self._rows())
+        advance(block, block.original, (before.pair.original, behind.pair.original), self._rows())
+        advance(block, block.quantized, (before.pair.quantized, behind.pair.quantized), self._rows())
         before.delete()
         return behind
 

@@ -2,12 +2,12 @@
 
 Order of decisions, each on held-out rows of the block's output: how strongly the targets make up for upstream errors
 (judged on the targets before rounding, which needs no solver); then the codes; then whether refinements are kept; at
-last, weight by weight, whether rounding to nearest would have been better.
+last, weight by weight, whether rounding to nearest would have been better. Weights that read the same input and are
+stored alike are solved as one tall matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +32,8 @@ from bitwright.solvers import (
     refine,
 )
 
+_PLAUSIBLE = 2.0  # Nearest is measured on the block's output where its own loss is below this multiple of the solver's
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -47,15 +49,32 @@ class Outcome:
     sample: Tensor | None = None
 
 
-@dataclass(slots=True)
-class _Work:
-    """One input of the stage with the weights that read it."""
+@dataclass(frozen=True, slots=True)
+class _Tall:
+    """Weights of one input that are solved together, stacked: [sum of out, in]; `gram` None where nothing is known."""
 
     steps: tuple[Step, ...]
-    stats: InputStats | None
-    gram: Tensor
-    weights: dict[str, Tensor]
-    corrections: dict[str, Corrections]
+    weight: Tensor
+    gram: Tensor | None
+    corrections: Corrections
+    sample: Tensor | None
+
+    def target(self, strength: Strength) -> Tensor:
+        """The stacked targets at this strength."""
+        return self.corrections.apply(self.weight, strength)
+
+    def split(self, tall: Tensor) -> dict[Step, Tensor]:
+        """The stacked rows by weight."""
+        parts = tall.split([step.linear.view.shape[0] for step in self.steps])
+        return dict(zip(self.steps, parts, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A solution of stacked weights and the words for how it came about."""
+
+    solution: Solution
+    chosen: str
 
 
 class StageRun:
@@ -72,128 +91,120 @@ class StageRun:
         for portion in passes(by_input(stage)):
             needs = any(step.solver.needs_gram for group in portion for step in group)
             stats = collect(self.block, portion, streams, ranges) if needs and ranges else None
-            works = [self._work(group, stats[i] if stats else None) for i, group in enumerate(portion)]
-            outcomes += self._portion(works)
+            talls = [t for i, group in enumerate(portion) for t in self._talls(group, stats[i] if stats else None)]
+            outcomes += self._decide(talls)
         return outcomes
 
-    def _work(self, group: tuple[Step, ...], stats: InputStats | None) -> _Work:
-        weights = {step.name: step.linear.view.read(self.original[step.linear.view.parameter]).float() for step in group}
-        width = group[0].linear.view.shape[1]
-        if stats is None or stats.gram.tokens == 0:
-            return _Work(group, None, torch.zeros(0, width), weights, {})
-        gram = stats.gram.mean()
-        return _Work(group, stats, gram, weights, self._corrections(group, stats, gram, weights))
-
-    def _corrections(
-        self, group: tuple[Step, ...], stats: InputStats, gram: Tensor, weights: dict[str, Tensor]
-    ) -> dict[str, Corrections]:
-        """The full corrections of every weight of this input."""
+    def _talls(self, group: tuple[Step, ...], stats: InputStats | None) -> list[_Tall]:
+        """The weights of one input, stacked where they are stored alike, with all that is known of the input."""
+        gram = stats.gram.mean() if stats is not None and stats.gram.tokens else None
         damp = max((s.solver.damp for s in group if isinstance(s.solver, Feedback)), default=0.01)
-        wanted = any(strength.inputs or strength.stream for strength in self.search.strengths)
-        if not wanted or stats.drift is None or not float(stats.drift.total.abs().max()) > 0:
-            return {}
-        solved = drift_solution(gram, stats.drift.mean(), damp)
-        found: dict[str, Corrections] = {}
-        for step in group:
-            stream = stats.stream.get(step.name)
-            stream_part = drift_solution(gram, stream.mean(), damp) if stream is not None and stream.tokens else None
-            found[step.name] = Corrections(input_correction(weights[step.name], solved), stream_part)
-        return found
+        solved = None
+        if stats is not None and gram is not None and stats.drift is not None and max(self.search.inputs) > 0:
+            if bool(stats.drift.total.any()):
+                solved = drift_solution(gram, stats.drift.mean(), damp)
+        talls = []
+        for steps in _alike(group):
+            weight = torch.cat([s.linear.view.read(self.original[s.linear.view.parameter]).float() for s in steps])
+            stream = self._stream_correction(steps, stats, gram, damp)
+            corrections = Corrections(input_correction(weight, solved), stream)
+            talls.append(_Tall(steps, weight, gram, corrections, stats.sample if stats else None))
+        return talls
 
-    def _portion(self, works: list[_Work]) -> list[Outcome]:
-        strength = self._strength(works)
-        found: dict[str, tuple[Solution, str]] = {}
-        for work in works:
-            found |= {name: (solution, str(strength)) for name, solution in self._solve(work, strength).items()}
-        error = self._try(works, {name: one.qtensor for name, (one, _) in found.items()})
+    def _stream_correction(
+        self, steps: tuple[Step, ...], stats: InputStats | None, gram: Tensor | None, damp: float
+    ) -> Tensor | None:
+        """How the writers among these weights make up for the drift of the stream; zeros for the others."""
+        if stats is None or gram is None or max(self.search.stream) <= 0:
+            return None
+        sums = [stats.stream.get(step.name) for step in steps]
+        if not any(one is not None and one.tokens and bool(one.total.any()) for one in sums):
+            return None
+        parts = [
+            torch.zeros(step.linear.view.shape) if one is None else one.mean()
+            for step, one in zip(steps, sums, strict=True)
+        ]
+        return drift_solution(gram, torch.cat(parts), damp)
+
+    def _decide(self, talls: list[_Tall]) -> list[Outcome]:
+        strength = self._strength(talls)
+        choices = [self._solve(tall, strength) for tall in talls]
+        error = self._error(self._matrices(talls, choices))
         for refinement in self.search.refinements:
-            error = self._refine(works, found, strength, refinement, error)
-        if self.search.guard:
-            self._guard(works, found, error)
-        return [self._outcome(work, step, *found[step.name]) for work in works for step in work.steps]
+            trial = [self._refined(*pair, strength, refinement) for pair in zip(talls, choices, strict=True)]
+            if self.held_out.ranges and any(a is not b for a, b in zip(trial, choices, strict=True)):
+                after = self._error(self._matrices(talls, trial))
+                if after < error:
+                    choices, error = trial, after
+        self._put(self._matrices(talls, choices))
+        found = {s: c for t, choice in zip(talls, choices, strict=True) for s, c in _split(t, choice).items()}
+        if self.search.guard and self.held_out.ranges:
+            self._guard(talls, found, error)
+        return [self._outcome(tall, step, found[step]) for tall in talls for step in tall.steps]
 
-    def _strength(self, works: list[_Work]) -> Strength:
-        """The strength whose targets, unrounded, give the best output on held-out rows."""
-        plain = Strength()
-        if not any(work.corrections for work in works) or not self.held_out.ranges:
-            return plain
-        writes = any(one.stream is not None for work in works for one in work.corrections.values())
-        options = [s for s in self.search.strengths if writes or not s.stream]
-        errors = {option: self._error({s: self._target(w, s, option) for w in works for s in w.steps}) for option in options}
-        return min(errors, key=lambda option: errors[option], default=plain)
+    def _strength(self, talls: list[_Tall]) -> Strength:
+        """The strength whose targets, unrounded, give the best output on held-out rows; from the strongest down.
 
-    def _target(self, work: _Work, step: Step, strength: Strength) -> Tensor:
-        correction = work.corrections.get(step.name)
-        weight = work.weights[step.name]
-        return weight if correction is None else correction.apply(weight, strength)
-
-    def _solve(self, work: _Work, strength: Strength) -> dict[str, Solution]:
-        """Solve the weights of one input, those of one spec and solver stacked into one tall matrix."""
-        found: dict[str, Solution] = {}
-        for same in _alike(work.steps):
-            solver, spec = same[0].solver, same[0].spec
-            gram = work.gram if work.gram.numel() else None
-            if gram is None and solver.needs_gram:
-                for step in same:
-                    solution = Nearest().solve(Problem(work.weights[step.name], spec))
-                    found[step.name] = replace(solution, notes=("no calibration token reached it: rounded to nearest",))
-                continue
-            target = torch.cat([self._target(work, step, strength) for step in same])
-            solution = solver.solve(Problem(target, spec, gram))
-            found |= _split(solution, same)
-        return found
-
-    def _refine(
-        self,
-        works: list[_Work],
-        found: dict[str, tuple[Solution, str]],
-        strength: Strength,
-        refinement: Refinement,
-        error: float,
-    ) -> float:
-        """Try a refinement of all weights; keep it if the output improves. Returns the error of what is kept."""
-        trial: dict[str, tuple[Solution, str]] = {}
-        for work in works:
-            for step in work.steps:
-                if not isinstance(step.solver, Feedback) or not work.gram.numel():
-                    continue
-                problem = Problem(self._target(work, step, strength), step.spec, work.gram)
-                damping = step.solver.damp * float(work.gram.diagonal().mean())
-                refined = refine(found[step.name][0].qtensor, problem, damping, refinement.sweeps, refinement.refits)
-                solution = replace(found[step.name][0], qtensor=refined)
-                trial[step.name] = (solution, f"{found[step.name][1]}, refined {refinement.sweeps}+{refinement.refits}")
-        if not trial or not self.held_out.ranges:
-            return error
-        after = self._try(works, {name: one.qtensor for name, (one, _) in trial.items()})
-        if after < error:
-            found |= trial
-            return after
-        self._try(works, {name: one.qtensor for name, (one, _) in found.items()}, measure=False)
-        return error
-
-    def _guard(self, works: list[_Work], found: dict[str, tuple[Solution, str]], error: float) -> None:
-        """Keep Nearest for every weight with which the held-out output is better than with what was found."""
+        The error is close to a parabola in either strength, so the search stops when it rises again.
+        """
+        best = Strength()
         if not self.held_out.ranges:
-            return
-        for work in works:
-            for step in work.steps:
+            return best
+        if any(tall.corrections.inputs is not None for tall in talls):
+            best = self._descend(talls, [Strength(x, 0.0) for x in sorted(self.search.inputs, reverse=True)])
+        if any(tall.corrections.stream is not None for tall in talls):
+            options = sorted(self.search.stream, reverse=True)
+            best = self._descend(talls, [Strength(best.inputs, x) for x in options])
+        return best
+
+    def _descend(self, talls: list[_Tall], options: list[Strength]) -> Strength:
+        best, least = options[0], float("inf")
+        for option in options:
+            matrices = {s: m for tall in talls for s, m in tall.split(tall.target(option)).items()}
+            error = self._error(matrices)
+            if error >= least:
+                break
+            best, least = option, error
+        return best
+
+    def _solve(self, tall: _Tall, strength: Strength) -> _Choice:
+        solver, spec = tall.steps[0].solver, tall.steps[0].spec
+        if tall.gram is None and solver.needs_gram:
+            solution = Nearest().solve(Problem(tall.weight, spec))
+            return _Choice(replace(solution, notes=("no calibration token reached it: rounded to nearest",)), "nearest")
+        return _Choice(solver.solve(Problem(tall.target(strength), spec, tall.gram)), str(strength))
+
+    def _refined(self, tall: _Tall, choice: _Choice, strength: Strength, refinement: Refinement) -> _Choice:
+        """The choice after this refinement; the same object where there is nothing to refine."""
+        solver = tall.steps[0].solver
+        if tall.gram is None or not isinstance(solver, Feedback):
+            return choice
+        problem = Problem(tall.target(strength), tall.steps[0].spec, tall.gram)
+        damping = solver.damp * float(tall.gram.diagonal().mean())
+        refined = refine(choice.solution.qtensor, problem, damping, refinement.sweeps, refinement.refits)
+        return _Choice(replace(choice.solution, qtensor=refined), f"{choice.chosen}, {refinement}")
+
+    def _guard(self, talls: list[_Tall], found: dict[Step, _Choice], error: float) -> None:
+        """Keep Nearest for every weight with which the held-out output is better than with what was found."""
+        for tall in talls:
+            for step, weight in tall.split(tall.weight).items():
                 if isinstance(step.solver, Nearest):
                     continue
-                nearest = Nearest().solve(Problem(work.weights[step.name], step.spec))
+                now = found[step].solution
+                nearest = Nearest().solve(Problem(weight, step.spec, tall.gram))
+                if nearest.loss > _PLAUSIBLE * output_loss(now.qtensor.dequantize() - weight, tall.gram):
+                    continue
                 after = self._error({step: nearest.qtensor.dequantize()})
                 if after < error:
                     note = f"rounded to nearest: held-out block error {after:.4g} instead of {error:.4g}"
-                    found[step.name] = (replace(nearest, notes=(*found[step.name][0].notes, note)), "nearest")
+                    found[step] = _Choice(replace(nearest, notes=(*now.notes, note)), "nearest")
                     error = after
                 else:
-                    self._put({step: found[step.name][0].qtensor.dequantize()})
+                    self._put({step: now.qtensor.dequantize()})
 
-    def _try(self, works: list[_Work], tensors: dict[str, QTensor], measure: bool = True) -> float:
-        matrices = {s: tensors[s.name].dequantize() for w in works for s in w.steps if s.name in tensors}
-        if measure:
-            return self._error(matrices)
-        self._put(matrices)
-        return float("nan")
+    def _matrices(self, talls: list[_Tall], choices: list[_Choice]) -> dict[Step, Tensor]:
+        pairs = zip(talls, choices, strict=True)
+        return {s: m for tall, one in pairs for s, m in tall.split(one.solution.qtensor.dequantize()).items()}
 
     def _error(self, matrices: dict[Step, Tensor]) -> float:
         self._put(matrices)
@@ -203,47 +214,41 @@ class StageRun:
         views: dict[WeightView, Tensor] = {step.linear.view: matrix for step, matrix in matrices.items()}
         put_weights(self.block.quantized, self.prefix, views)
 
-    def _outcome(self, work: _Work, step: Step, solution: Solution, chosen: str) -> Outcome:
-        gram = work.gram if work.gram.numel() else None
-        weight = work.weights[step.name]
-        energy = max(output_loss(weight, gram), 1e-30)
-        nearest = Nearest().solve(Problem(weight, step.spec, gram))
-        loss = output_loss(solution.qtensor.dequantize() - weight, gram)
-        diagonal = None if gram is None else gram.diagonal().clone()
-        sample = None if work.stats is None else work.stats.sample
-        return Outcome(step, weight, solution, chosen, loss / energy, nearest.loss / energy, diagonal, sample)
+    def _outcome(self, tall: _Tall, step: Step, choice: _Choice) -> Outcome:
+        weight = tall.split(tall.weight)[step]
+        energy = max(output_loss(weight, tall.gram), 1e-30)
+        nearest = Nearest().solve(Problem(weight, step.spec, tall.gram)).loss / energy
+        loss = output_loss(choice.solution.qtensor.dequantize() - weight, tall.gram) / energy
+        diagonal = None if tall.gram is None else tall.gram.diagonal().clone()
+        return Outcome(step, weight, choice.solution, choice.chosen, loss, nearest, diagonal, tall.sample)
 
 
-def _alike(steps: tuple[Step, ...]) -> list[list[Step]]:
-    """Steps that may be solved as one tall matrix: same spec and solver, no tile across rows of two weights."""
-    groups: list[list[Step]] = []
-    for step in steps:
-        tile = step.spec.tile
-        stackable = tile is None or (tile.rows == 1 and (step.spec.scale is None or step.spec.scale.tile is None))
-        fits: Callable[[list[Step]], bool] = lambda g, s=step: (g[0].spec, g[0].solver) == (s.spec, s.solver)  # noqa: E731
-        home = next((group for group in groups if fits(group)), None) if stackable else None
-        if home is None:
-            groups.append([step])
-        else:
-            home.append(step)
-    return groups
+def _alike(group: tuple[Step, ...]) -> list[tuple[Step, ...]]:
+    """Steps that may be solved as one tall matrix: same spec and solver, no scale shared by rows of two weights."""
+    groups: dict[object, list[Step]] = {}
+    for step in group:
+        tile, scale = step.spec.tile, step.spec.scale
+        stackable = tile is None or (tile.rows == 1 and (scale is None or scale.tile is None))
+        groups.setdefault((step.spec, step.solver) if stackable else step.name, []).append(step)
+    return [tuple(steps) for steps in groups.values()]
 
 
-def _split(solution: Solution, steps: list[Step]) -> dict[str, Solution]:
+def _split(tall: _Tall, choice: _Choice) -> dict[Step, _Choice]:
     """Cut a tall solution back into the weights that were stacked."""
-    if len(steps) == 1:
-        return {steps[0].name: solution}
-    found: dict[str, Solution] = {}
+    if len(tall.steps) == 1:
+        return {tall.steps[0]: choice}
+    found: dict[Step, _Choice] = {}
     start = 0
-    for step in steps:
+    for step in tall.steps:
         stop = start + step.linear.view.shape[0]
-        found[step.name] = replace(solution, qtensor=rows_of(solution.qtensor, start, stop))
+        qtensor = _rows(choice.solution.qtensor, start, stop)
+        found[step] = replace(choice, solution=replace(choice.solution, qtensor=qtensor))
         start = stop
     return found
 
 
-def rows_of(qtensor: QTensor, start: int, stop: int) -> QTensor:
+def _rows(qtensor: QTensor, start: int, stop: int) -> QTensor:
     """These rows of a tensor whose tiles are one row high."""
-    scale = None if qtensor.scale is None else rows_of(qtensor.scale, start, stop)
-    zero = None if qtensor.zero is None else rows_of(qtensor.zero, start, stop)
+    scale = None if qtensor.scale is None else _rows(qtensor.scale, start, stop)
+    zero = None if qtensor.zero is None else _rows(qtensor.zero, start, stop)
     return QTensor(qtensor.codes[start:stop], qtensor.spec, scale, zero)

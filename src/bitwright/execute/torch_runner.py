@@ -8,22 +8,34 @@ not depend on the stream. The same trick runs the suffix: the last block hands o
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any, final
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from bitwright.graph import Call, Graph, capture_call
-from bitwright.store.source import Source
+
+
+@runtime_checkable  # for the type check under pytest
+class Weights(Protocol):
+    """What is needed of a Source: the model without weights, and its parameters by name; ties as alias -> name."""
+
+    def skeleton(self) -> nn.Module: ...
+
+    def parameters(self) -> Mapping[str, object]: ...
+
+    def tied(self) -> Mapping[str, str]: ...
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]: ...
 
 
 @final
 class TorchRunner:
     """A model that is never whole in memory. `dtype` is what it computes in."""
 
-    def __init__(self, source: Source, graph: Graph, dtype: torch.dtype) -> None:
+    def __init__(self, source: Weights, graph: Graph, dtype: torch.dtype) -> None:
         self.graph, self.dtype = graph, dtype
         self._source = source
         self._model = source.skeleton()

@@ -57,7 +57,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One repeated unit of the model: its module path, linears in the order they ran, all its parameters, its output."""
+    """One repeated unit of the model: module path, linears in the order they ran, all parameters, what it returns."""
 
     name: str
     linears: tuple[Linear, ...]

@@ -37,7 +37,8 @@ class Product:
 
 def storage_key(tensor: Tensor) -> int:
     """Equal for tensors that share memory (while it is alive)."""
-    return tensor.untyped_storage()._cdata
+    key: int = tensor.untyped_storage()._cdata
+    return key
 
 
 def products(func: object, args: tuple[object, ...], owners: Mapping[int, tuple[str, Tensor]]) -> list[Product]:

@@ -31,8 +31,10 @@ def range_params(spec: Spec, low: Float[Tensor, "down across"], high: Float[Tens
     """
     form = spec.format
     low, high = low.clamp(max=0), high.clamp(min=0)
-    span = (high.double() - low.double()).float()  # a float32 difference may overflow to infinity only at the very top
-    scale = torch.where(span > 0, span / (form.high - form.low), torch.ones_like(span))
+    step = (
+        (high.double() - low.double()) / (form.high - form.low)
+    ).float()  # high - low may exceed the largest float32
+    scale = torch.where(step > 0, step, torch.ones_like(step))
     scale = store_params(spec, Params(scale, torch.zeros_like(scale))).scale
     return store_params(spec, Params(scale, form.low - low / scale))
 
@@ -41,10 +43,12 @@ def symmetric_params(spec: Spec, extreme: Float[Tensor, "down across"]) -> Param
     """Stored params that put `extreme` (the element of largest magnitude, with its sign) on the far end of the format.
 
     Where the format reaches further down than up (two's complement), the scale takes the sign that puts the extreme
-    there: the signed full range. A zero extreme (an all-zero tile) gets scale 1.
+    there: the signed full range. Where scales are stored without a sign, the positive end is used. A zero extreme (an
+    all-zero tile) gets scale 1.
     """
     form = spec.format
-    if -form.low > form.high:
+    assert spec.scale is not None
+    if -form.low > form.high and spec.scale.format.low < 0:
         scale = extreme / form.low
     else:
         scale = extreme.abs() / form.high

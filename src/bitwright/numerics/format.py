@@ -63,8 +63,10 @@ class Format(ABC):
         """All representable numbers in ascending order (formats of at most 8 bits)."""
         if self.bits > 8:
             raise ValueError(f"{self} has too many numbers to list; only formats of at most 8 bits can be listed")
-        every = self.unpack(pack_bits(torch.arange(2**self.bits).to(torch.uint8), self.bits), (2**self.bits,))
-        return torch.unique(self.decode(every))
+        count = 1 << self.bits
+        every = self.unpack(pack_bits(torch.arange(count).to(torch.uint8), self.bits), (count,))
+        found: Tensor = torch.unique(self.decode(every))
+        return found
 
 
 def pack_bits(codes: UInt8[Tensor, "..."], bits: int) -> UInt8[Tensor, "stored"]:
@@ -85,5 +87,5 @@ def unpack_bits(stored: UInt8[Tensor, "stored"], bits: int, count: int) -> UInt8
         return stored[:count].clone()
     padded = torch.nn.functional.pad(stored, (0, -stored.numel() % bits)).reshape(-1, bits).to(torch.int64)
     words = (padded << (torch.arange(bits) * 8)).sum(1)
-    codes = (words[:, None] >> (torch.arange(8) * bits)) & (2**bits - 1)
+    codes = (words[:, None] >> (torch.arange(8) * bits)) & ((1 << bits) - 1)
     return codes.to(torch.uint8).flatten()[:count]

@@ -44,7 +44,9 @@ class Grid(Format):
 
     def encode(self, scaled: Float[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         points = torch.tensor(self.points, dtype=torch.float64)
-        middles = ((points[1:] + points[:-1]) / 2).to(scaled.dtype)
+        exact = (points[1:] + points[:-1]) / 2
+        middles = exact.to(scaled.dtype)  # rounded down, so that what lies above the exact middle stays above it
+        middles = torch.where(middles > exact, torch.nextafter(middles, middles - 1), middles)
         return torch.bucketize(scaled.nan_to_num(0.0).contiguous(), middles).to(torch.uint8)
 
     def decode(self, codes: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -30,11 +30,11 @@ class Int(Format):
 
     @property
     def low(self) -> float:
-        return float(-(2 ** (self.width - 1))) if self.signed else 0.0
+        return float(-(1 << (self.width - 1))) if self.signed else 0.0
 
     @property
     def high(self) -> float:
-        return self.low + 2**self.width - 1
+        return self.low + (1 << self.width) - 1
 
     @property
     def tiny(self) -> float:

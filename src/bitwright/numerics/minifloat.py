@@ -120,7 +120,7 @@ class PowerOfTwo(Format):
 @final
 @dataclass(frozen=True, slots=True)
 class E2M1(Format):
-    """4-bit floats {0, .5, 1, 1.5, 2, 3, 4, 6} with a sign bit; codes are the bit patterns. Source: OCP MX 1.0, 5.3.3."""
+    """4-bit floats {0, .5, 1, 1.5, 2, 3, 4, 6} and a sign bit; codes are bit patterns. Source: OCP MX 1.0, 5.3.3."""
 
     @property
     def bits(self) -> int:

@@ -16,7 +16,7 @@ from bitwright.numerics.spec import Spec
 @final
 @dataclass(frozen=True, slots=True)
 class MinMax(Fitter):
-    """Asymmetric specs: [min, max] with zero inside. Symmetric ones: the signed full range (a scale may be negative)."""
+    """Asymmetric specs: [min, max] with zero inside. Symmetric ones: the signed full range (scales may be negative)."""
 
     def fit(
         self, spec: Spec, weight: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"] | None = None

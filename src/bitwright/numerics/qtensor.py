@@ -116,7 +116,7 @@ def store_scale(scale: Float[Tensor, "down across"], spec: Spec) -> QTensor:
     if spec.tile is not None:
         outer = store_params(spec, Params(_absmax_scale(spec, scale))).scale
         floor = floor * spec.tile.spread(outer, (scale.shape[0], scale.shape[1])).abs()
-    small = (scale.abs() < floor) & (scale != 0)
+    small = scale.abs() < floor
     return store_plain(torch.where(small, torch.copysign(floor, scale), scale), spec)
 
 
@@ -124,4 +124,6 @@ def _absmax_scale(spec: Spec, values: Float[Tensor, "down across"]) -> Float[Ten
     assert spec.tile is not None
     limit = min(-spec.format.low, spec.format.high) if spec.format.low < 0 else spec.format.high
     largest = spec.tile.split(values).abs().amax(-1)
-    return torch.where(largest > 0, largest / limit, torch.ones_like(largest))
+    mantissa, exponent = torch.frexp(torch.where(largest > 0, largest / limit, torch.ones_like(largest)))
+    # 16 significant bits: the limit times this scale is then exact, and storing twice changes nothing
+    return torch.ldexp((mantissa * 65536).round() / 65536, exponent)

@@ -126,7 +126,7 @@ def make_plan(
     blocks = tuple(planner.block(index, block) for index, block in enumerate(graph.blocks))
     tables = planner.tables(graph)
     if not tables and not any(job.stages for job in blocks):
-        raise PlanError("no rule of the recipe matches any weight; patterns are weight names with wildcards, or kind:...")
+        raise PlanError("no rule of the recipe matches any weight: patterns are names with wildcards, or kind:...")
     planner.keep_rest(graph)
     planner.check_used()
     return Plan(graph, recipe, blocks, tables, tuple(planner.kept), tuple(planner.warnings))
@@ -160,7 +160,7 @@ class _Planner:
             assert rule is not None
             steps.append(Step(linear, spec, rule.solver or self.recipe.solver))
         whole = self._whole(steps, block)
-        return BlockJob(index, block, _stages(whole))
+        return BlockJob(index, block, _stages(whole, block.linears))
 
     def _spec(self, view: WeightView, kind: str) -> tuple[Spec | None, Rule | None]:
         rule = self.recipe.rule_for(view.name, kind)
@@ -206,7 +206,8 @@ class _Planner:
                 if one.parameter in self.tied.values():
                     self.warnings.append(f"{one.parameter} is shared (tied); all its uses take the quantized values")
             else:
-                reason = "kept by default: rounding it costs accuracy at every token" if rule is None else self._why(rule)
+                default = "kept by default: rounding it costs accuracy at every token"
+                reason = default if rule is None else self._why(rule)
                 self.reasons[one.parameter] = (one.kind, reason)
         return tuple(found)
 
@@ -230,11 +231,12 @@ class _Planner:
                 self.warnings.append(f"rule {rule.match!r} matches no weight that an earlier rule has not decided")
 
 
-def _stages(steps: list[Step]) -> tuple[Stage, ...]:
-    """Group steps by depth: one more than the deepest planned weight upstream. Others are passed through."""
+def _stages(steps: list[Step], linears: tuple[Linear, ...]) -> tuple[Stage, ...]:
+    """Group steps by depth: one more than the deepest planned weight upstream. Kept weights are passed through."""
+    planned = {step.name for step in steps}
     level: dict[str, int] = {}
-    planned = {step.name: step for step in steps}
-    for step in steps:
-        level[step.name] = 1 + max((level[name] for name in step.linear.after if name in planned and name in level), default=0)
-    depths = sorted(set(level.values()))
+    for linear in linears:
+        above = max((level.get(name, 0) for name in linear.after), default=0)
+        level[linear.view.name] = above + (linear.view.name in planned)
+    depths = sorted({level[step.name] for step in steps})
     return tuple(Stage(tuple(step for step in steps if level[step.name] == depth)) for depth in depths)

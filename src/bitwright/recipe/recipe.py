@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from bitwright.numerics import Spec
-from bitwright.solvers import Feedback, Solver, Strength
+from bitwright.solvers import Feedback, Solver
 
 KINDS = ("linear", "embedding", "head", "router", "norm", "bias", "other")
 
@@ -47,26 +47,28 @@ class Refinement:
     sweeps: int = 2
     refits: int = 1
 
+    def __str__(self) -> str:
+        return f"refined {self.sweeps}+{self.refits}"
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class Search:
     """What is tried for every stage of a block and kept only where the block's output on held-out rows improves.
 
-    `strengths`: how far targets are corrected for upstream errors. `refinements`: what may follow the solver.
-    `guard`: compare every weight with Nearest and keep Nearest where it is better.
+    `inputs`, `stream`: strengths at which targets may be corrected for upstream errors (see `Strength`).
+    `refinements`: what may follow the solver. `guard`: keep Nearest for every weight with which the output is better.
     """
 
-    strengths: tuple[Strength, ...] = (
-        Strength(0.0, 0.0),
-        Strength(0.5, 0.0),
-        Strength(0.5, 0.25),
-        Strength(1.0, 0.0),
-        Strength(1.0, 0.5),
-        Strength(1.0, 1.0),
-    )
+    inputs: tuple[float, ...] = (0.0, 0.5, 1.0)
+    stream: tuple[float, ...] = (0.0, 0.5, 1.0)
     refinements: tuple[Refinement, ...] = (Refinement(),)
     guard: bool = True
+
+    def __post_init__(self) -> None:
+        for name, values in (("inputs", self.inputs), ("stream", self.stream)):
+            if not values or min(values) < 0:
+                raise ValueError(f"search.{name} lists at least one strength, none below 0; found {list(values)}")
 
 
 @final

@@ -44,6 +44,7 @@ def write_recipe(recipe: Recipe) -> str:
     data = to_plain(recipe)
     rules = data.pop("rules")
     lines = [f"{key} = {_inline(value)}" for key, value in data.items() if key != "type"]
+    lines += [] if rules else ["rules = []"]
     for rule in rules:
         lines += ["", "[[rules]]"] + [f"{key} = {_inline(value)}" for key, value in rule.items() if key != "type"]
     return "\n".join(lines) + "\n"
@@ -54,4 +55,4 @@ def _inline(value: Plain) -> str:
         return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
-    return json.dumps(value)  # strings, booleans and finite numbers are written alike in both
+    return json.dumps(value, ensure_ascii=False)  # strings, booleans and finite numbers are written alike in both

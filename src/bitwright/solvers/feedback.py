@@ -9,7 +9,7 @@ a block one at a time, then all later columns at once by a matrix product.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import final
 
@@ -52,8 +52,8 @@ class Importance(Enum):
 class Feedback(Solver):
     """Error feedback. `damp`: lambda over the mean diagonal. `sweeps`, `refits`: refinements, see `refine.py`.
 
-    Source: GPTQ (Frantar 2022), algorithm 1; equal to LDLQ of QuIP (Chee 2023), section 3. Differs: ranges searched with
-    weights 1 / U_jj**2, scales as stored before the codes are chosen, float64 factor, a ladder of dampings.
+    Source: GPTQ (Frantar 2022), algorithm 1; equal to LDLQ of QuIP (Chee 2023), section 3. Differs: ranges searched
+    with weights 1 / U_jj**2, scales as stored before the codes are chosen, float64 factor, a ladder of dampings.
     """
 
     fitter: Fitter = field(default_factory=MseGrid)
@@ -101,7 +101,8 @@ class Feedback(Solver):
         """`solve` with the factor at hand."""
         assert problem.gram is not None
         if prepared is None:
-            found = Nearest(self.fitter).solve(problem)
+            known = problem.gram if bool(torch.isfinite(problem.gram).all()) else None
+            found = Nearest(self.fitter).solve(replace(problem, gram=known))
             return Solution(found.qtensor, found.loss, ("Gram matrix not usable: rounded to nearest",))
         params = None
         if problem.spec.tile is not None and self.groups is Groups.STATIC:
@@ -153,7 +154,8 @@ class _Run:
         found: list[Params] = []
         for first in range(0, cols, span):
             if dynamic:
-                found.append(self.solver.fitter.fit(self.spec, self.work[first : first + span].mT, self._weights(first, span)))
+                weight = self.work[first : first + span].mT
+                found.append(self.solver.fitter.fit(self.spec, weight, self._weights(first, span)))
             now = found[-1] if dynamic else params
             for start in range(first, min(first + span, cols), step):
                 self._block(start, min(start + step, first + span, cols), now, first if dynamic else 0)
@@ -161,7 +163,9 @@ class _Run:
             params = _join(found)
         codes = torch.empty(self.shape, dtype=self.spec.format.encode(torch.zeros(1)).dtype)
         codes[:, self.order] = self.spec.format.encode(self.scaled).mT
-        return QTensor(codes, self.spec) if params is None else assemble(codes, self.spec, store_params(self.spec, params))
+        if params is None:
+            return QTensor(codes, self.spec)
+        return assemble(codes, self.spec, store_params(self.spec, params))
 
     def _weights(self, first: int, span: int) -> Float[Tensor, "1 span"] | None:
         if self.solver.importance is Importance.NONE:

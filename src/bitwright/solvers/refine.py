@@ -32,9 +32,7 @@ def refine(qtensor: QTensor, problem: Problem, damping: float, sweeps: int, refi
     return qtensor
 
 
-def descend(
-    qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor, "in in"], sweeps: int
-) -> QTensor:
+def descend(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor, "in in"], sweeps: int) -> QTensor:
     """Coordinate descent over the columns. Source: QuIP# (Tseng 2024), section 4.3; cost 2 out in^2 per sweep."""
     spec, params = qtensor.spec, qtensor.params
     value = qtensor.dequantize().mT.contiguous()  # columns as rows

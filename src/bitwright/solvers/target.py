@@ -51,9 +51,7 @@ class Corrections:
         return target
 
 
-def drift_solution(
-    gram: Float[Tensor, "n n"], cross: Float[Tensor, "m n"], damp: float
-) -> Float[Tensor, "m n"] | None:
+def drift_solution(gram: Float[Tensor, "n n"], cross: Float[Tensor, "m n"], damp: float) -> Float[Tensor, "m n"] | None:
     """cross @ (gram + lambda I)^-1 with lambda = damp * mean(diagonal), float32; None if it cannot be solved.
 
     Source: closed form of GPTAQ's and Qronos' objectives (see LoaQ, arXiv 2509.06297). Differs: float64 Cholesky.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 DEFAULT_LENGTH = 2048
-HELD_OUT_SHARE = 0.1
+HELD_OUT_EVERY = 10  # one row in ten
 CHUNK_CHARACTERS, SEAM_CHARACTERS = 1_000_000, 4_000
 DOCUMENT_GAP = "\n\n"
 
@@ -72,7 +72,7 @@ def read_batches(
     begins = [number * len(tokens) // count for number in range(count)]
     head = torch.tensor(start, dtype=torch.int64)
     table = torch.stack([torch.cat([head, tokens[begin : begin + taken]]) for begin in begins])
-    held_out = ceil(count * HELD_OUT_SHARE) if count > 1 else 0
+    held_out = ceil(count / HELD_OUT_EVERY) if count > 1 else 0
     return Batches(table, held_out, _digest(table, held_out))
 
 

@@ -63,7 +63,7 @@ class Renames:
 
     def forward(self, conversion: Conversion, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Checkpoint tensors -> model tensors, in the model's dtype."""
-        return _forward(self.model, conversion, tensors)
+        return {name: tensor for _, name, tensor in _apply(self.model, conversion, tensors)}
 
     def backward(self, conversion: Conversion, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Model tensors -> checkpoint tensors in the checkpoint's shapes; dtypes stay as they come."""
@@ -138,10 +138,6 @@ def _rename(
     if target not in state and name in state:  # right already; a pattern for older checkpoints matched by accident
         target, pattern = rename_source_key(name, [], [], model.base_model_prefix, state)
     return target, pattern
-
-
-def _forward(model: PreTrainedModel, conversion: Conversion, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for _, name, tensor in _apply(model, conversion, tensors)}
 
 
 def _apply(

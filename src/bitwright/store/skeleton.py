@@ -35,6 +35,7 @@ def build_skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMo
     config._attn_implementation = None  # transformers then takes sdpa where the model supports it, else eager
     for part in (config, config.get_text_config()):
         part.use_cache = False
+        part._experts_implementation = "eager"  # one product per expert, which tracing and calibration can see
     try:
         with parameters_on_meta(), no_init_weights():
             auto = transformers.AutoModelForCausalLM

@@ -9,7 +9,7 @@ their names in the files back, and ``skeleton`` hands out the model without weig
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -97,6 +97,15 @@ class Source:
         """sha256 over config.json and the contents of the weight files, independent of paths. Reads every byte."""
         return self._files.digest((self.path / "config.json").read_bytes())
 
+    def stored(self) -> Mapping[str, TensorShape]:
+        """Every tensor of the checkpoint, the unused ones too, by its name in the files."""
+        return MappingProxyType(dict(self._files.tensors))
+
+    def renamed(self, name: str) -> str | None:
+        """The checkpoint tensor that holds ``name`` as it is; None if it was merged, split or transposed."""
+        conversion = self._conversion(name)
+        return None if conversion.converter else conversion.checkpoint_names[0]
+
     def checkpoint_names(self, name: str) -> tuple[str, ...]:
         """The checkpoint tensors that ``name`` is made of, in order; two for a tied tensor that is stored twice."""
         stored = self._stored(name)
@@ -175,20 +184,30 @@ def open_source(path: Path, allow_pickle: bool = False) -> Source:
     path = Path(path)
     config = read_config(path)
     files = find_weight_files(path, allow_pickle)
-    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else _commonest_dtype(path, files)
-    model = build_skeleton(config, dtype)
-    check_not_custom(config, "AutoModelForCausalLM", type(model).__name__, path / "config.json")
-    renames = plan_renames(model, files.tensors)
-    check_shapes(renames, files)
 
-    def is_equal(first: str, second: str) -> bool:
+    def is_equal(renames: Renames, first: str, second: str) -> bool:
         tensors = [
             renames.forward(conversion, files.load(conversion.checkpoint_names))[name]
             for name, conversion in ((name, renames.by_name[name]) for name in (first, second))
         ]
         return torch.equal(tensors[0], tensors[1])
 
-    ties = find_ties(model, renames.by_name.keys(), is_equal)
+    return assemble(path, config, files, is_equal)
+
+
+def assemble(
+    path: Path, config: PreTrainedConfig, files: WeightFiles, is_equal: Callable[[Renames, str, str], bool]
+) -> Source:
+    """A source from a configuration and the tensors of ``files``; makes all checks that need no weights.
+
+    ``is_equal`` says of two tied names that are both stored whether they hold the same numbers.
+    """
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else _commonest_dtype(path, files)
+    model = build_skeleton(config, dtype)
+    check_not_custom(config, "AutoModelForCausalLM", type(model).__name__, path / "config.json")
+    renames = plan_renames(model, files.tensors)
+    check_shapes(renames, files)
+    ties = find_ties(model, renames.by_name.keys(), lambda first, second: is_equal(renames, first, second))
     check_complete(path, renames, ties)
     return Source(path, dtype, files.total_bytes, config, files, renames, ties)
 

@@ -44,6 +44,7 @@ class WeightFiles:
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The tensors called ``names``, memory-mapped. Opens only the files that hold them."""
+        self._check_present()
         wanted: dict[Path, list[str]] = defaultdict(list)
         for name in names:
             wanted[self.homes[name]].append(name)
@@ -58,6 +59,7 @@ class WeightFiles:
 
     def digest(self, start: bytes) -> str:
         """sha256 over ``start`` and the contents of the files, whatever the folder is called. Reads every byte."""
+        self._check_present()
         digest = hashlib.sha256(f"{len(start)}:".encode() + start)
         for file in self.files:
             digest.update(f"{file.stat().st_size}:".encode())
@@ -65,6 +67,14 @@ class WeightFiles:
                 while chunk := stream.read(CHUNK_BYTES):
                     digest.update(chunk)
         return digest.hexdigest()
+
+    def _check_present(self) -> None:
+        if not self.files:
+            place = next(iter(self.homes.values()), "this layout")
+            raise SourceError(
+                f"{place}: only names and shapes of the weights are kept here, not the weights. Read the artifact, or "
+                f"open the source model's own folder."
+            )
 
 
 def find_weight_files(folder: Path, allow_pickle: bool = False) -> WeightFiles:

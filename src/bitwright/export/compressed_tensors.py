@@ -1,0 +1,125 @@
+"""The layout of the compressed-tensors package, which vLLM, SGLang and transformers read.
+
+Integers ("pack-quantized"): `weight_packed` holds code - low, which is the unsigned form, in 32-bit words along the
+input; `weight_scale` one scale per tile; `weight_zero_point` zero - low in words along the output (asymmetric only);
+`weight_shape` the true shape. A reader subtracts 2**(bits - 1) from both, which cancels in code - zero. 8-bit floats
+("float-quantized"): `weight` holds the floats themselves. config.json says which module is stored how.
+
+Source: vllm-project/compressed-tensors 0.20, compressors/pack_quantized and naive_quantized.
+Differs: scales may be negative (a symmetric signed full range); readers multiply, so this is legal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bitwright.export.checkpoint import SHARD_BYTES, copy_side_files, write_config, write_weights
+from bitwright.export.compressed_config import linears, quantization_config
+from bitwright.export.exporter import Exporter, ExportError
+from bitwright.export.packing import pack_columns, pack_rows
+from bitwright.export.schemes import Scheme, find_scheme
+from bitwright.numerics import Int, QTensor
+from bitwright.store.artifact import Artifact, Entry
+from bitwright.store.layout import open_layout
+from bitwright.store.source import Source
+
+OLD_WIDTHS = (4, 8)  # the widths that every version packs alike
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CompressedTensors(Exporter):
+    """Packed integers of 2 to 8 bits (per group or row) and 8-bit floats (per row, tensor or block)."""
+
+    shard_bytes: int = SHARD_BYTES
+
+    def check(self, artifact: Artifact) -> None:
+        """Raises ExportError for a weight that the layout cannot hold, SourceError without a layout."""
+        layout = open_layout(artifact.path / "source")
+        modules = linears(layout)
+        for entry in artifact.entries:
+            reason = _misplaced(entry, layout, modules) or _unwritable(entry)
+            if reason:
+                raise ExportError(f"{entry.name}: {reason}. Export with `--to dense`, which holds everything")
+
+    def write(self, artifact: Artifact, out: Path) -> tuple[str, ...]:
+        """Write the checkpoint."""
+        layout = open_layout(artifact.path / "source")
+        write_weights(_groups(artifact, layout), out, self.shard_bytes)
+        copy_side_files(layout, out)
+        schemes = {entry.parameter.removesuffix(".weight"): find_scheme(entry.spec) for entry in artifact.entries}
+        write_config(layout, out, {"quantization_config": quantization_config(layout, schemes)})
+        return _notes(list(schemes.values()))
+
+
+def _misplaced(entry: Entry, layout: Source, modules: frozenset[str]) -> str | None:
+    """Why this weight's place in the model is none that the layout knows; None if it is."""
+    if entry.index is not None:
+        return f"it is one slice of the fused tensor {entry.parameter}; compressed-tensors stores whole Linear modules"
+    if entry.transposed:
+        return "it is stored transposed, [in, out]; compressed-tensors stores Linear modules, [out, in]"
+    if entry.parameter in layout.tied().values():
+        return "it is shared with another module (tied); compressed-tensors has no shared quantized weights"
+    if entry.parameter.removesuffix(".weight") not in modules:
+        return f"{entry.parameter} is not the weight of a Linear module; compressed-tensors stores only these"
+    stored = layout.renamed(entry.parameter)
+    if stored is None or not stored.endswith(".weight"):
+        names = ", ".join(layout.checkpoint_names(entry.parameter))
+        return f"the checkpoint keeps it in another form ({names}), which has no quantized counterpart"
+    return None
+
+
+def _unwritable(entry: Entry) -> str | None:
+    try:
+        find_scheme(entry.spec)
+    except ExportError as error:
+        return str(error)
+    return None
+
+
+def _groups(artifact: Artifact, layout: Source) -> Iterator[dict[str, Tensor]]:
+    """The tensors of one file of the artifact after the other, under the checkpoint's names."""
+    parameters = {entry.name: entry.parameter for entry in artifact.entries}
+    for block, _ in artifact.parts():
+        tensors = layout.to_checkpoint(artifact.kept(block))
+        for name, qtensor in artifact.qtensors(block).items():
+            stored = layout.renamed(parameters[name])
+            assert stored is not None
+            stem = stored.removesuffix("weight")
+            tensors |= {stem + part: tensor for part, tensor in stored_parts(qtensor).items()}
+        yield tensors
+
+
+def stored_parts(qtensor: QTensor) -> Mapping[str, Tensor]:
+    """One quantized weight as the tensors of its module. Raises ExportError if the layout cannot hold its spec."""
+    scheme = find_scheme(qtensor.spec)
+    assert qtensor.scale is not None
+    scale = qtensor.scale.codes.reshape(scheme.scale_shape(qtensor.shape)).contiguous()
+    if not isinstance(qtensor.spec.format, Int):
+        return {"weight": qtensor.codes.view(torch.float8_e4m3fn), "weight_scale": scale}
+    parts = {
+        "weight_packed": pack_rows(_unsigned(qtensor), scheme.bits),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor(qtensor.shape, dtype=torch.int64),
+    }
+    if qtensor.zero is not None:
+        parts["weight_zero_point"] = pack_columns(_unsigned(qtensor.zero), scheme.bits)
+    return parts
+
+
+def _unsigned(qtensor: QTensor) -> Tensor:
+    return (qtensor.codes.to(torch.int16) - int(qtensor.spec.format.low)).to(torch.uint8)
+
+
+def _notes(schemes: list[Scheme]) -> tuple[str, ...]:
+    odd = sorted({scheme.bits for scheme in schemes if scheme.bits not in OLD_WIDTHS})
+    if not odd:
+        return ()
+    widths = ", ".join(map(str, odd))
+    return (f"{widths}-bit codes are packed densely; docs/loading.md lists the versions that read them",)
