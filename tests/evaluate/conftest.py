@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evaluate.tiny_models import artifact_of, save
 
 from bitwright.store.artifact import Artifact
+from evaluate.tiny_models import artifact_of, save
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from evaluate.tiny_models import CONFIGS, artifact_of, reference, save
 
 from bitwright.evaluate import EvaluateError, Progress, Scores, Setting, evaluate, measure
 from bitwright.evaluate.compare import default_compute, positions
 from bitwright.store.artifact import Artifact
 from bitwright.store.batches import TextError, windows
 from bitwright.store.source import Source, open_source
+from evaluate.tiny_models import CONFIGS, artifact_of, reference, save
 
 FIGURES = ("perplexity", "perplexity_original", "perplexity_increase", "kl_mean", "kl_p999", "top1_agreement")
 
@@ -71,7 +71,7 @@ def test_a_single_short_window_has_no_intervals(artifact: Artifact, source: Sour
 
 
 def test_sizes_count_all_that_is_stored(scores: Scores, artifact: Artifact, model: Path) -> None:
-    assert scores.bits_per_weight == pytest.approx(3 + 16 / 16)
+    assert scores.bits_per_weight == pytest.approx(3 + 32 / 16)
     assert scores.bytes == artifact.bytes
     files = [model / "model.safetensors", *model.glob("*.json")]
     assert scores.bytes_original == pytest.approx(sum(file.stat().st_size for file in files), rel=0.01)
@@ -80,7 +80,7 @@ def test_sizes_count_all_that_is_stored(scores: Scores, artifact: Artifact, mode
 
 def test_eight_bits_are_nearly_the_original(tmp_path: Path, model: Path, source: Source, text: str) -> None:
     scores = evaluate(artifact_of(model, tmp_path / "out", bits=8), source, text)
-    assert 0 < scores.kl_mean < 2e-3 and scores.top1_agreement > 0.95
+    assert 0 < scores.kl_mean < 2e-3 and scores.top1_agreement > 0.9
     assert scores.length == 64  # the model's positions
 
 

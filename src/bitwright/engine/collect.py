@@ -161,4 +161,3 @@ class _Seen:
     def _check(self) -> None:
         if self._stops and not self._awaited and not self._awaited_adds:
             raise Enough
-

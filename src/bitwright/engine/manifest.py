@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bitwright.engine.run import explained
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.plan import Plan
 from bitwright.store.artifact import FORMAT, block_file
@@ -19,26 +20,27 @@ _SHOWN = 8  # weights whose distributions the manifest keeps, those with the lar
 
 def write_manifest(plan: Plan, source: Source, batches: Batches | None, folder: Path) -> None:
     """Assemble manifest.json from the stored blocks, and carry the source's configuration along."""
-    reports = [read_json(block_file(folder, i).with_suffix(".json"))["report"] for i in range(len(plan.blocks))]
-    outside = read_json(folder / "outside.json")
-    weights = [weight for report in reports for weight in report["weights"]] + outside["weights"]
-    digests = {f"{i:05d}": file_digest(block_file(folder, i)) for i in range(len(plan.blocks))}
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "version": __version__,
-        "recipe": to_plain(plan.recipe),
-        "source": _source(source),
-        "calibration": None if batches is None else _calibration(batches),
-        "weights": _trimmed(weights),
-        "kept": [_kept(one) for one in plan.kept],
-        "blocks": [{key: report[key] for key in ("name", "error", "error_nearest", "notes")} for report in reports],
-        "tied": dict(source.tied()),
-        "unused": list(source.unused()),
-        "warnings": list(plan.warnings),
-        "digests": digests | {"outside": file_digest(folder / "outside.safetensors")},
-    }
-    write_layout(source, folder / "source")
-    write_json(folder / "manifest.json", manifest)
+    with explained(folder):
+        reports = [read_json(block_file(folder, i).with_suffix(".json"))["report"] for i in range(len(plan.blocks))]
+        outside = read_json(folder / "outside.json")
+        weights = [weight for report in reports for weight in report["weights"]] + outside["weights"]
+        digests = {f"{i:05d}": file_digest(block_file(folder, i)) for i in range(len(plan.blocks))}
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "version": __version__,
+            "recipe": to_plain(plan.recipe),
+            "source": _source(source),
+            "calibration": None if batches is None else _calibration(batches),
+            "weights": _trimmed(weights),
+            "kept": [_kept(one) for one in plan.kept],
+            "blocks": [{key: report[key] for key in ("name", "error", "error_nearest", "notes")} for report in reports],
+            "tied": dict(source.tied()),
+            "unused": list(source.unused()),
+            "warnings": list(plan.warnings),
+            "digests": digests | {"outside": file_digest(folder / "outside.safetensors")},
+        }
+        write_layout(source, folder / "source")
+        write_json(folder / "manifest.json", manifest)
 
 
 def _source(source: Source) -> dict[str, Any]:

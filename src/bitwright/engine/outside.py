@@ -12,14 +12,14 @@ from bitwright.numerics import MseGrid, QTensor
 from bitwright.recipe.plan import Plan, Step, Table
 from bitwright.solvers import Nearest, Problem
 from bitwright.store.artifact import write_arrays
-from bitwright.store.files import file_digest, read_json, write_json
+from bitwright.store.files import file_digest, read_json, text_digest, write_json
 from bitwright.store.source import Source
 
 
 def store_outside(plan: Plan, source: Source, folder: Path) -> None:
     """Write outside.safetensors and its note, unless both are there and intact."""
     file, note = folder / "outside.safetensors", folder / "outside.json"
-    if file.is_file() and note.is_file() and read_json(note).get("digest") == file_digest(file):
+    if file.is_file() and note.is_file() and _is_intact(file, note):
         return
     inside = tuple(block.name + "." for block in plan.graph.blocks)
     tables = {table.view.parameter: table for table in plan.tables}
@@ -32,7 +32,15 @@ def store_outside(plan: Plan, source: Source, folder: Path) -> None:
         qtensors[table.view.name] = outcome.solution.qtensor
         reports.append(weight_report(outcome, None))
     write_arrays(file, (qtensors, kept))
-    write_json(note, {"digest": file_digest(file), "weights": reports})
+    write_json(note, {"digests": [file_digest(file), text_digest(reports)], "weights": reports})
+
+
+def _is_intact(file: Path, note: Path) -> bool:
+    try:
+        data = read_json(note)
+        return bool(data["digests"] == [file_digest(file), text_digest(data["weights"])])
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _round(table: Table, source: Source, name: str) -> Outcome:
@@ -43,4 +51,3 @@ def _round(table: Table, source: Source, name: str) -> Outcome:
     plain = Nearest().solve(Problem(weight, table.spec)).loss / energy
     step = Step(Linear(table.view, 0, ()), table.spec, solver)
     return Outcome(step, weight, solution, "without data", solution.loss / energy, plain)
-

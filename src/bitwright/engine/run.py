@@ -9,8 +9,10 @@ and digest are right and goes on behind them. A folder that belongs to another p
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 
 from bitwright.engine.block import BlockResult, Flow, Rows, advance, quantize_block
-from bitwright.engine.collect import Pair, Pass
+from bitwright.engine.collect import Pass
 from bitwright.engine.outside import store_outside
 from bitwright.engine.streams import Boundary
 from bitwright.execute import TorchRunner
@@ -76,31 +78,28 @@ class Run:
     def blocks(self) -> Iterator[BlockDone]:
         """Finish the blocks one after the other; those that are stored and intact are not computed again."""
         keys = self.keys()
-        self._claim(text_digest([keys, [table_text(table) for table in self.plan.tables]]))
-        stored = [read_block(self.folder, i, key) for i, key in enumerate(keys)]
-        first = next((i for i, report in enumerate(stored) if report is None), len(keys))
-        for i in range(first):
-            yield BlockDone(stored[i], 0.0, i, len(keys))
-        if first < len(keys):
-            yield from self._from(first, keys)
-        store_outside(self.plan, self.source, self.folder)
+        with explained(self.folder):
+            self._claim(text_digest([keys, [table_text(table) for table in self.plan.tables]]))
+            stored = [read_block(self.folder, i, key) for i, key in enumerate(keys)]
+            first = next((i for i, report in enumerate(stored) if report is None), len(keys))
+            for i in range(first):
+                yield BlockDone(stored[i], 0.0, i, len(keys))
+            if first < len(keys):
+                yield from self._from(first, keys)
+            shutil.rmtree(self.folder / "streams", ignore_errors=True)
+            store_outside(self.plan, self.source, self.folder)
 
     def _from(self, first: int, keys: list[str]) -> Iterator[BlockDone]:
         runner = TorchRunner(self.source, self.plan.graph, self.dtype)
         boundary = self._boundary(first, keys, runner) if self.batches is not None else None
         for job in self.plan.blocks[first:]:
             started = time.monotonic()
-            try:
-                result, behind = self._block(job, keys, runner, boundary)
-                report = _store(self.folder, keys[job.index], job, result)
-            except OSError as error:
-                raise _explained(error, self.folder) from error
+            result, behind = self._block(job, keys, runner, boundary)
+            report = _store(self.folder, keys[job.index], job, result)
             if boundary is not None:
                 boundary.delete()
             boundary = behind
             yield BlockDone(report, time.monotonic() - started, job.index, len(keys))
-        if boundary is not None:
-            boundary.delete_all()
 
     def _block(
         self, job: BlockJob, keys: list[str], runner: TorchRunner, boundary: Boundary | None
@@ -122,12 +121,16 @@ class Run:
         assert self.batches is not None
         rows = self._rows()
         runner.load_outside()
+        for begin, stop in rows.all:
+            runner.note_calls(stop - begin, rows.length)
         sample = runner.first_stream(self.batches.rows[:1])
         start = Boundary(self.folder / "streams", 0, (rows.count, rows.length, sample.shape[-1]), sample.dtype)
         here = start.at(first)
         if first > 0 and here.is_sealed(keys[first - 1]):
             runner.drop_outside()
+            here.delete_others()
             return here
+        start.delete_all()
         start.pair.original.create()
         for begin, stop in rows.all:
             start.pair.original.write(begin, runner.first_stream(self.batches.rows[begin:stop]))
@@ -144,7 +147,8 @@ class Run:
         for step in job.steps:
             view = step.linear.view
             if rounded[view.parameter] is weights[view.parameter]:
-                rounded[view.parameter] = weights[view.parameter].clone()
+                # in the type that is computed in, as when the block was made: the checkpoint's own may be coarser
+                rounded[view.parameter] = weights[view.parameter].to(self.dtype, copy=True)
             view.read(rounded[view.parameter]).copy_(qtensors[step.name].dequantize())
         behind = before.at(job.index + 1)
         modules = runner.block(job.index, weights), runner.block(job.index, rounded)
@@ -158,12 +162,12 @@ class Run:
         """Make the folder this run's, or refuse it."""
         note = self.folder / "plan.json"
         if note.is_file():
-            if read_json(note).get("digest") != digest:
+            if _digest(note) != digest:
                 raise RunError(
                     f"{self.folder} holds a different run (another model, recipe, calibration text or version): "
                     "give another output folder, or delete this one"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(path.name != "plan.json.part" for path in self.folder.iterdir()):
             raise RunError(f"{self.folder} is not empty and no run of this tool: give another output folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(note, {"digest": digest, "version": __version__})
@@ -194,12 +198,23 @@ def _store(folder: Path, key: str, job: BlockJob, result: BlockResult) -> Any:
     return result.report
 
 
-def _explained(error: OSError, folder: Path) -> RunError:
-    if error.errno == errno.ENOSPC:
-        return RunError(
-            f"the disk of {folder} is full. Finished blocks are kept: make room (`bitwright plan` prints how much is "
-            "needed) and run the same command again"
-        )
-    return RunError(f"{folder}: {error.strerror or error}. Finished blocks are kept: run the same command again")
+def _digest(note: Path) -> Any:
+    try:
+        return read_json(note)["digest"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{note} is damaged: give another output folder, or delete {note.parent}") from error
 
 
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Within it, a full disk and any other OSError is raised as the RunError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise RunError(
+                f"the disk of {folder} is full. Finished blocks are kept: make room (`bitwright plan` prints how much "
+                "is needed) and run the same command again"
+            ) from error
+        what = f"{error.filename or folder}: {error.strerror or error}"
+        raise RunError(f"{what}. Finished blocks are kept: run the same command again") from error

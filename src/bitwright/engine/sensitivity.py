@@ -38,7 +38,9 @@ def half_the_group(spec: Spec, cols: int) -> Spec | None:
     return replace(spec, tile=Tile(spec.tile.rows, width // 2))
 
 
-def remedies(weight: Float[Tensor, "out in"], spec: Spec, diagonal: Float[Tensor, "in"] | None, loss: float) -> dict[str, Any]:
+def remedies(
+    weight: Float[Tensor, "out in"], spec: Spec, diagonal: Float[Tensor, "in"] | None, loss: float
+) -> dict[str, Any]:
     """The estimated loss and the bits of both remedies, as entries of the manifest."""
     entry: dict[str, Any] = {}
     base = _nearest_loss(weight, spec, diagonal)
@@ -67,7 +69,9 @@ def distribution(values: Float[Tensor, "..."]) -> dict[str, Any] | None:
     return {"low": low, "high": high, "counts": [int(count) for count in counts]}
 
 
-def grid(spec: Spec, scale: Float[Tensor, "down across"] | None, zero: Float[Tensor, "down across"] | None) -> list[float]:
+def grid(
+    spec: Spec, scale: Float[Tensor, "down across"] | None, zero: Float[Tensor, "down across"] | None
+) -> list[float]:
     """The values that a typical tile of the weight can take (that of the median scale); empty for fine formats."""
     if spec.format.bits > 4 or scale is None:
         return []

@@ -58,6 +58,12 @@ class Boundary:
         for path in (self.pair.original.path, self.pair.quantized.path, self._note):
             path.unlink(missing_ok=True)
 
+    def delete_others(self) -> None:
+        """Remove what a run that was killed left behind beside this pair."""
+        for path in self.folder.iterdir():
+            if not path.name.startswith(f"{self.index:05d}."):
+                path.unlink()
+
     def delete_all(self) -> None:
         """Remove the folder of streams."""
         shutil.rmtree(self.folder, ignore_errors=True)

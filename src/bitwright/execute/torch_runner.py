@@ -2,20 +2,22 @@
 
 The model is a skeleton whose blocks have no data. To learn how the model calls its blocks (masks, rotary tables,
 positions), it runs once with every block replaced by one that takes notes and passes its input on; those side inputs do
-not depend on the stream. The same trick runs the suffix: the last block hands out the finished stream.
+not depend on the stream, nor on the tokens (a model where they do is refused). The same trick runs the suffix: the
+last block hands out the finished stream.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from bitwright.graph import Call, Graph, capture_call
+from bitwright.graph import Call, Graph, TraceError, capture_call
 
 
 @runtime_checkable  # for the type check under pytest
@@ -103,12 +105,14 @@ class TorchRunner:
                 raise _Enough
             return stream
 
-        try:
+        with suppress(_Enough):
             self._run_around(tokens, note)
-        except _Enough:
-            pass
         rows, length = tokens.shape
-        self._calls[rows, length] = tuple(call.without_stream() for call in calls)
+        noted = tuple(call.without_stream() for call in calls)
+        for block, one, other in zip(self.graph.blocks, self._calls.get((rows, length), noted), noted, strict=True):
+            if not _same(one, other):
+                raise TraceError(f"{block.name}: its side inputs depend on the tokens; it cannot be streamed")
+        self._calls[rows, length] = noted
         return tuple(calls)
 
     def _run_around(self, tokens: Tensor, between: Any) -> Any:
@@ -126,6 +130,12 @@ class TorchRunner:
         finally:
             for block in self.graph.blocks:
                 del self._modules[block.name].forward
+
+
+def _same(one: Call, other: Call) -> bool:
+    """Whether two calls give a block the same tensors besides the stream."""
+    pairs = zip(one.leaves, other.leaves, strict=True)
+    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
 
 
 class _Enough(Exception):

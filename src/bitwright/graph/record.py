@@ -49,7 +49,7 @@ class Record(TorchDispatchMode):
     """Enter it, run the block once, then read `linears()`. `stream` is the tensor that flows from block to block."""
 
     def __init__(self, parameters: Mapping[str, Tensor], stream: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._owners = {storage_key(p): (name, p) for name, p in parameters.items()}
         self._alive: list[Tensor] = [stream]  # ids and storages stay unique while the tensors live
         self._values: dict[int, _Value] = {id(stream): _Value(0, stream=True)}

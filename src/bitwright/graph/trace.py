@@ -75,7 +75,7 @@ class _Tracer:
             self._previous = returned.stream(output)
             return output
 
-        block.forward = forward  # type: ignore[method-assign]
+        block.forward = forward
 
 
 def _around_zero(model: nn.Module, inside: set[int]) -> None:
@@ -128,7 +128,7 @@ def _zero_block(block: nn.Module) -> nn.Module:
     """A copy with real zeros: `torch.zeros` maps pages that are never written, so that size does not matter."""
     intercepted = block.__dict__.pop("forward")
     real = copy.deepcopy(block)
-    block.forward = intercepted  # type: ignore[method-assign]
+    block.forward = intercepted
     for module in real.modules():
         for key, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, key, nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype), False))
@@ -139,6 +139,7 @@ def _zero_block(block: nn.Module) -> nn.Module:
 
 def _all_slices(linears: tuple[Linear, ...], parameters: Mapping[str, Tensor]) -> tuple[Linear, ...]:
     """The linears, with every slice of a fused parameter of which at least one slice was seen."""
+    seen = {(linear.view.parameter, linear.view.index): linear for linear in linears}
     complete: list[Linear] = []
     done: set[str] = set()
     for linear in linears:
@@ -148,10 +149,15 @@ def _all_slices(linears: tuple[Linear, ...], parameters: Mapping[str, Tensor]) -
         elif view.parameter not in done:
             done.add(view.parameter)
             for index in range(parameters[view.parameter].shape[0]):
-                after = tuple(_same_slice(name, linear, linears, index) for name in linear.after)
-                source = linear.source if not linear.routed else -1 - linear.source * 10_000 - index
-                complete.append(replace(linear, view=replace(view, index=index), after=after, source=source))
+                complete.append(seen.get((view.parameter, index)) or _moved(linear, linears, index))
     return tuple(complete)
+
+
+def _moved(linear: Linear, linears: tuple[Linear, ...], index: int) -> Linear:
+    """The same linear of another expert; numbers below zero are inputs that were not seen, one for each expert."""
+    after = tuple(_same_slice(name, linear, linears, index) for name in linear.after)
+    source = -1 - linear.source * 10_000 - index
+    return replace(linear, view=replace(linear.view, index=index), after=after, source=source)
 
 
 def _same_slice(name: str, linear: Linear, linears: tuple[Linear, ...], index: int) -> str:

@@ -37,7 +37,7 @@ class Watch(TorchDispatchMode):
         on_product: Callable[[WeightView, Tensor], None],
         on_add: Callable[[WeightView, Tensor], None] = ignore,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._owners = {storage_key(p): (name, p) for name, p in parameters.items() if p.dim() in (2, 3)}
         self._on_product, self._on_add = on_product, on_add
         self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()

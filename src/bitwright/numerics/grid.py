@@ -43,7 +43,7 @@ class Grid(Format):
         return min((p for p in self.points if p > 0), default=1.0)
 
     def encode(self, scaled: Float[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        points = torch.tensor(self.points, dtype=torch.float64)
+        points = self.values().double()
         exact = (points[1:] + points[:-1]) / 2
         middles = exact.to(scaled.dtype)  # rounded down, so that what lies above the exact middle stays above it
         middles = torch.where(middles > exact, torch.nextafter(middles, middles - 1), middles)

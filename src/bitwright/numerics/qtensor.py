@@ -111,13 +111,14 @@ def store_plain(values: Float[Tensor, "down across"], spec: Spec) -> QTensor:
 
 
 def store_scale(scale: Float[Tensor, "down across"], spec: Spec) -> QTensor:
-    """Scales in stored form; what would flush to zero is kept at the smallest number of the same sign."""
+    """Scales in stored form; what would become zero is the smallest number instead, of the same sign if it can be."""
     floor = torch.full_like(scale, spec.format.tiny)
     if spec.tile is not None:
         outer = store_params(spec, Params(_absmax_scale(spec, scale))).scale
         floor = floor * spec.tile.spread(outer, (scale.shape[0], scale.shape[1])).abs()
-    small = scale.abs() < floor
-    return store_plain(torch.where(small, torch.copysign(floor, scale), scale), spec)
+    if spec.format.low >= 0:
+        return store_plain(torch.maximum(scale, floor), spec)
+    return store_plain(torch.where(scale.abs() < floor, torch.copysign(floor, scale), scale), spec)
 
 
 def _absmax_scale(spec: Spec, values: Float[Tensor, "down across"]) -> Float[Tensor, "down2 across2"]:

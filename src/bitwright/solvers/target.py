@@ -56,7 +56,7 @@ def drift_solution(gram: Float[Tensor, "n n"], cross: Float[Tensor, "m n"], damp
 
     Source: closed form of GPTAQ's and Qronos' objectives (see LoaQ, arXiv 2509.06297). Differs: float64 Cholesky.
     """
-    damped = gram.double()
+    damped = gram.to(torch.float64, copy=True)
     damped.diagonal().add_(damp * float(damped.diagonal().mean()))
     lower, status = torch.linalg.cholesky_ex(damped)
     del damped

@@ -6,7 +6,8 @@
     source/                  configuration and tokenizer of the source, and the names and shapes of its tensors
     run.json, scores.json    times and hosts; scores. Neither is part of the result.
 
-A stored block is believed only if its key is the one that the plan computes and its digest is that of the file.
+A stored block is believed only if its key is the one that the plan computes and its digests are those of the file
+and of the report.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from bitwright import numerics
 from bitwright.numerics import QTensor, Spec
 from bitwright.numerics.plain import from_plain
-from bitwright.store.files import file_digest, read_json, write_json, write_tensors
+from bitwright.store.files import file_digest, read_json, text_digest, write_json, write_tensors
 from bitwright.store.tensors import flatten, gather
 
 FORMAT = 1
@@ -133,7 +134,10 @@ def open_artifact(path: Path) -> Artifact:
             "run the same quantize command again to finish it" if unfinished else "give the folder that quantize wrote"
         )
         raise ArtifactError(f"{path} is not a finished artifact (no manifest.json): {remedy}")
-    data = read_json(manifest)
+    try:
+        data = read_json(manifest)
+    except ValueError as error:
+        raise ArtifactError(f"{error} that wrote this folder") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ArtifactError(f"{manifest}: format {FORMAT} is what this version reads; quantize again with it")
     artifact = Artifact(path, data)
@@ -157,7 +161,8 @@ def write_block(
     """Store a block: quantized tensors and kept parameters, then the note that makes it count."""
     file = block_file(folder, index)
     write_arrays(file, tensors)
-    write_json(file.with_suffix(".json"), {"key": key, "digest": file_digest(file), "report": report})
+    digests = [file_digest(file), text_digest(report)]
+    write_json(file.with_suffix(".json"), {"key": key, "digests": digests, "report": report})
 
 
 def write_arrays(file: Path, tensors: tuple[Mapping[str, QTensor], Mapping[str, Tensor]]) -> None:
@@ -178,9 +183,10 @@ def read_block(folder: Path, index: int, key: str) -> Any | None:
         data = read_json(note)
     except ValueError:
         return None
-    if not isinstance(data, dict) or data.get("key") != key or data.get("digest") != file_digest(file):
+    if not isinstance(data, dict) or data.get("key") != key:
         return None
-    return data["report"]
+    report = data.get("report")
+    return report if data.get("digests") == [file_digest(file), text_digest(report)] else None
 
 
 def read_qtensors(folder: Path, index: int, entries: list[Entry]) -> dict[str, QTensor]:

@@ -9,8 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
+
+from bitwright.store.safetensors_file import DTYPES
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -30,11 +34,28 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all; OSError where the disk is full.
+
+    Not with the library's writer: that makes a file of a random name, which stays behind where the process is killed,
+    gives it to its owner alone, and does not say with an OSError that the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft, dict(metadata or {}) or None)
-    with open(draft, "rb") as file:
+    # wide numbers first: each tensor then begins at a multiple of its item size
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _NAMES[tensors[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(draft, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(memoryview(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        file.flush()
         os.fsync(file.fileno())
     settle(draft, path)
 

@@ -1,0 +1,237 @@
+"""What a plan will cost, from shapes alone: bytes, memory, disk and time.
+
+Stored bytes are exact. Memory follows the engine step by step and counts what lies in memory of the process's own: maps
+of weight files and streams belong to the page cache and are not counted. Every phase of a block is added up and the
+largest counts. Time is operations over the speed of this machine, which the caller measures, and an estimate only:
+right within a factor of two on models that are large enough for matrix products to dominate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from bitwright.graph import Linear
+from bitwright.recipe.plan import BlockJob, Plan, Stage, Step
+
+BATCH_TOKENS = 4096  # as execute.streams.batches
+SUMS_BYTES = 2 << 30  # as engine.collect
+TAPE_BYTES = 8 << 30  # as engine.tape
+
+_BASE = 310 << 20  # Python with torch and transformers, an open model and its tokenizer
+_LOOSE = 112 << 20  # freed but not given back: what the allocator holds between tensors of changing sizes
+_CHUNK = 24 << 20  # the chunk in which ranges are searched, with its errors
+_SOLVER_COPIES = 12  # float32 matrices of a stacked weight: targets, work, values, errors, spread scales and zeros
+_FACTOR_COPIES = 5  # float64 [in, in] at the height of the factorisation
+_FORWARDS = 8  # runs of all rows through a block: both streams, one partial run per stage, held-out errors
+_SWEEPS = 6  # products out x in x in: feedback, four sweeps of the refinement, its refit
+_COLUMN_SECONDS = 1.1e-4  # one column of one pass, whatever its height
+_WEIGHT_SECONDS = 6e-7  # searching the range of one weight
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`flops`: floating-point operations a second in a float32 matrix product, as measured."""
+
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """The float type of the source and the one that blocks run in."""
+
+    source: torch.dtype
+    compute: torch.dtype
+
+    @property
+    def is_same(self) -> bool:
+        """Whether weights are used as the file holds them."""
+        return self.source == self.compute
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`bytes`: stored weights of the whole model; `weight_bytes`, `weights`: of the quantized ones and their number.
+
+    `bits_per_weight` is over the quantized weights, scales and zeros included; `model_bits_per_weight` over the whole
+    model. `disk_bytes`: the artifact and, while it runs, the streams. `peak_ram_bytes`, `seconds`: predictions.
+    """
+
+    bytes: int
+    bits_per_weight: float
+    model_bits_per_weight: float
+    weight_bytes: int
+    weights: int
+    peak_ram_bytes: int
+    disk_bytes: int
+    stream_bytes: int
+    seconds: float
+
+
+def predict(plan: Plan, rows: int, length: int, types: Types, machine: Machine) -> Cost:
+    """The cost of a run over `rows` calibration rows of `length` tokens (0 rows: none are needed)."""
+    bits = sum(spec.bits(shape) for _, shape, spec in plan.specs())
+    weights = sum(shape[0] * shape[1] for _, shape, _ in plan.specs())
+    kept = sum(one.bytes for one in plan.kept)
+    elements = weights + sum(torch.Size(one.shape).numel() for one in plan.kept)
+    stored = -(-bits // 8) + kept
+    streams = _stream_bytes(plan, rows, length, types)
+    return Cost(
+        bytes=stored,
+        bits_per_weight=bits / weights,
+        model_bits_per_weight=8 * stored / elements,
+        weight_bytes=-(-bits // 8),
+        weights=weights,
+        peak_ram_bytes=_peak(plan, rows, length, types),
+        disk_bytes=stored + streams,
+        stream_bytes=streams,
+        seconds=sum(_block_seconds(job, rows * length, length, machine) for job in plan.blocks) + _table_seconds(plan),
+    )
+
+
+def stream_width(plan: Plan) -> int:
+    """Channels of the tensor that blocks hand on: the rows of a linear that writes it, or else those of an embedding."""
+    for block in plan.graph.blocks:
+        for linear in block.linears:
+            if linear.writes_stream:
+                return linear.view.shape[0]
+    tables = {one.name: one.shape for one in plan.kept} | {one.view.parameter: one.view.shape for one in plan.tables}
+    widths = [tables[one.parameter][-1] for one in plan.graph.outside if one.kind == "embedding" and one.parameter in tables]
+    return widths[0] if widths else max(linear.view.shape[1] for block in plan.graph.blocks for linear in block.linears)
+
+
+def inputs(stage: Stage) -> list[tuple[Step, ...]]:
+    """The steps of a stage by the input that they share."""
+    groups: dict[int, list[Step]] = {}
+    for step in stage.steps:
+        groups.setdefault(step.linear.source, []).append(step)
+    return [tuple(group) for group in groups.values()]
+
+
+def _stream_bytes(plan: Plan, rows: int, length: int, types: Types) -> int:
+    """Two pairs of streams, before and behind a block, and the tape of the widest block."""
+    if rows == 0:
+        return 0
+    item = types.compute.itemsize
+    tape = max((_tape_bytes(job, rows * length * item) for job in plan.blocks), default=0)
+    return 4 * rows * length * stream_width(plan) * item + (tape if tape <= TAPE_BYTES else 0)
+
+
+def _tape_bytes(job: BlockJob, channel_bytes: int) -> int:
+    leaders = {step.linear.source: step.linear.view.shape[1] for step in job.steps if not step.linear.routed}
+    writers = [s.linear.view.shape[0] for s in job.steps if s.linear.writes_stream and not s.linear.routed]
+    return channel_bytes * (sum(leaders.values()) + sum(writers))
+
+
+def _peak(plan: Plan, rows: int, length: int, types: Types) -> int:
+    """The largest phase of all blocks, or of the tables outside them."""
+    phases = [_block_peak(job, rows, length, types) for job in plan.blocks]
+    phases += [4 * 5 * _elements(table.view.shape) for table in plan.tables]
+    phases.append(_outside_bytes(plan, types))
+    return _BASE + _LOOSE + _CHUNK + max(phases)
+
+
+def _outside_bytes(plan: Plan, types: Types) -> int:
+    """Embeddings and head while the first stream is made (converted) and while they are stored (serialised)."""
+    inside = tuple(block.name + "." for block in plan.graph.blocks)
+    outside = sum(one.bytes for one in plan.kept if not one.name.startswith(inside))
+    converted = 0 if types.is_same else outside * types.compute.itemsize // types.source.itemsize
+    return max(outside, converted)
+
+
+def _block_peak(job: BlockJob, rows: int, length: int, types: Types) -> int:
+    """What a block needs at its height."""
+    planned = sum(_elements(step.linear.view.shape) for step in job.steps)
+    if rows == 0:
+        largest = max((_elements(step.linear.view.shape) for step in job.steps), default=0)
+        return 5 * planned + 4 * _SOLVER_COPIES * largest
+    copies = planned * types.source.itemsize + (0 if types.is_same else 2 * planned * types.compute.itemsize)
+    tokens = min(max(1, BATCH_TOKENS // length), rows) * length
+    baseline = 2 * 4 * planned  # every weight in float32, and rounded to nearest
+    done = 5 * planned  # of finished weights: the original in float32, and the codes
+    stages = [_stage_peak(stage, tokens, types) for stage in job.stages]
+    return copies + max([baseline, *(done + stage for stage in stages)])
+
+
+def _stage_peak(stage: Stage, tokens: int, types: Types) -> int:
+    """Sums of the inputs held at once, and on top of them a batch of activations or the widest solver."""
+    held = max(sum(map(_sums_bytes, portion)) for portion in _portions(stage))
+    widest = max(_solver_bytes(group) for group in inputs(stage))
+    return held + max(widest, _activations(stage, tokens, types))
+
+
+def _portions(stage: Stage) -> Iterator[list[tuple[Step, ...]]]:
+    """The inputs whose sums are held at once."""
+    portion: list[tuple[Step, ...]] = []
+    size = 0
+    for group in inputs(stage):
+        now = 8 * group[0].linear.view.shape[1] ** 2
+        if portion and size + now > SUMS_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(group)
+        size += now
+    yield portion
+
+
+def _sums_bytes(group: tuple[Step, ...]) -> int:
+    """Gram and drift (float32, and the mean of the first), and for writers of the stream the drift of that."""
+    width = group[0].linear.view.shape[1]
+    writers = sum(_elements(step.linear.view.shape) for step in group if step.linear.writes_stream)
+    routed = any(step.linear.routed for step in group)
+    return 4 * ((2 if routed else 3) * width**2 + (0 if routed else writers))
+
+
+def _solver_bytes(group: tuple[Step, ...]) -> int:
+    """Stacked weights with the solver's work, factors of the Gram matrix, and the refit's systems of group scales."""
+    width = group[0].linear.view.shape[1]
+    height = sum(step.linear.view.shape[0] for step in group)
+    tile = group[0].spec.tile
+    groups = 1 if tile is None else width // tile.size((1, width))[1]
+    refit = 32 * height * groups**2 if tile is not None and tile.rows == 1 else 0
+    work = 4 * _SOLVER_COPIES * height * width + refit
+    return max(work + 2 * 4 * width**2, _FACTOR_COPIES * 8 * width**2 + 4 * 3 * height * width)
+
+
+def _activations(stage: Stage, tokens: int, types: Types) -> int:
+    """What both runs of a block show for one batch, with float32 copies of the widest, and the block's own tensors."""
+    item = types.compute.itemsize
+    linears = [group[0].linear for group in inputs(stage)]
+    widths = [linear.view.shape[1] for linear in linears if not linear.routed] or [0]
+    seen = 2 * sum(widths) + 2 * sum(_added(step.linear) for step in stage.steps)
+    own = 4 * max(max(step.linear.view.shape) for step in stage.steps)
+    return tokens * (item * (seen + own) + 4 * 4 * max(widths))
+
+
+def _added(linear: Linear) -> int:
+    return linear.view.shape[0] if linear.writes_stream and not linear.routed else 0
+
+
+def _elements(shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1]
+
+
+def _block_seconds(job: BlockJob, tokens: int, length: int, machine: Machine) -> float:
+    """Products over the machine's speed, what every column costs, and the search of ranges."""
+    forward = _FORWARDS * 2 * tokens * sum(_elements(linear.view.shape) for linear in job.block.linears)
+    sums, solving, columns = 0, 0, 0
+    for stage in job.stages:
+        for group in inputs(stage):
+            width = group[0].linear.view.shape[1]
+            height = sum(step.linear.view.shape[0] for step in group)
+            writers = sum(step.linear.view.shape[0] for step in group if step.linear.writes_stream)
+            sums += 2 * tokens * width * (2 * width + writers)
+            if any(step.solver.needs_gram for step in group):
+                solving += 2 * _SWEEPS * height * width**2 + 16 * width**3
+                columns += width * _SWEEPS
+    searched = sum(_elements(step.linear.view.shape) for step in job.steps)
+    if tokens == 0:
+        return searched * _WEIGHT_SECONDS
+    products = (forward + sums + solving) / machine.flops
+    return products + columns * _COLUMN_SECONDS + searched * _WEIGHT_SECONDS
+
+
+def _table_seconds(plan: Plan) -> float:
+    return sum(_elements(table.view.shape) for table in plan.tables) * _WEIGHT_SECONDS
