@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "bitwright"
-ALL = "numerics graph calib store execute solvers transforms recipe engine runtime export evaluate report quantize cli"
+ALL = "numerics graph calib store execute solvers transforms recipe engine runtime export evaluate report quantize cli version"
 CORE = "torch numpy safetensors jaxtyping"  # what the core installs with
 
 
@@ -44,6 +44,7 @@ LAYERS = {
     "engine": Layer(all_but("runtime", "export", "evaluate", "report", "quantize", "cli")),
     "evaluate": Layer("runtime execute calib graph export store numerics"),
     "report": Layer("", ""),
+    "version": Layer("", ""),
     "quantize": Layer(all_but("cli", "report", "evaluate")),
     "cli": Layer(ALL + " bitwright"),
     "bitwright": Layer(all_but("cli")),  # src/bitwright/__init__.py, which re-exports; only the cli may import it

@@ -29,9 +29,10 @@ def test_the_same_model_in_another_place_leaves_the_same_bytes(finished: Path, t
 def test_no_file_holds_a_path_a_host_a_user_or_a_time(dense: Path, finished: Path) -> None:
     for name, data in contents(finished).items():
         text = data.decode("latin-1")
-        for word in (str(finished), str(dense), str(Path.home()), "/tmp", socket.gethostname()):
+        for word in (str(finished), str(dense), "/tmp/"):
             assert word not in text, name
         if name.endswith(".json"):
+            assert not re.search(rf"\b{re.escape(socket.gethostname())}\b|{re.escape(str(Path.home()))}/", text), name
             assert not re.search(r"20\d\d-\d\d-\d\d|\d\d:\d\d:\d\d", text), name
             assert not re.search(rf"\b{getpass.getuser()}\b|seconds|hostname", text), name
 

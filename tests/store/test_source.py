@@ -95,7 +95,8 @@ def test_the_skeleton_with_the_weights_read_into_it_computes_what_the_loaded_mod
     model.load_state_dict(source.read(loaded.state_dict()), assign=True)
     tokens = torch.arange(12).reshape(1, -1)
     with torch.no_grad():
-        assert torch.equal(model(tokens).logits, loaded(tokens).logits)
+        # experts run one by one here and grouped there, which sums in another order
+        torch.testing.assert_close(model(tokens).logits, loaded(tokens).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_shard_that_holds_the_tensor_is_opened(sharded):

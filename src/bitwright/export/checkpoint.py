@@ -29,7 +29,7 @@ def write_weights(groups: Iterable[Mapping[str, Tensor]], out: Path, shard_bytes
     def flush(held: dict[str, Tensor]) -> None:
         drafts.append(out / f"shard-{len(drafts)}.draft")
         names.append(sorted(held))
-        write_tensors(drafts[-1], _apart(held), {"format": "pt"})
+        write_tensors(drafts[-1], held, {"format": "pt"})
 
     held: dict[str, Tensor] = {}
     for group in groups:
@@ -73,17 +73,6 @@ def _name_shards(drafts: list[Path], names: list[list[str]], total: int) -> None
         homes |= dict.fromkeys(inside, shard.name)
     index = {"metadata": {"total_size": total}, "weight_map": homes}
     write_json(drafts[0].with_name("model.safetensors.index.json"), index)
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, copied where two share memory (a tied tensor that the source stored twice)."""
-    seen: set[int] = set()
-    apart: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
-    return apart
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -11,7 +11,7 @@ Differs: scales may be negative (a symmetric signed full range); readers multipl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -28,8 +28,6 @@ from bitwright.numerics import Int, QTensor
 from bitwright.store.artifact import Artifact, Entry
 from bitwright.store.layout import open_layout
 from bitwright.store.source import Source
-
-OLD_WIDTHS = (4, 8)  # the widths that every version packs alike
 
 
 @final
@@ -55,7 +53,7 @@ class CompressedTensors(Exporter):
         copy_side_files(layout, out)
         schemes = {entry.parameter.removesuffix(".weight"): find_scheme(entry.spec) for entry in artifact.entries}
         write_config(layout, out, {"quantization_config": quantization_config(layout, schemes)})
-        return _notes(list(schemes.values()))
+        return _notes(schemes.values())
 
 
 def _misplaced(entry: Entry, layout: Source, modules: frozenset[str]) -> str | None:
@@ -117,9 +115,17 @@ def _unsigned(qtensor: QTensor) -> Tensor:
     return (qtensor.codes.to(torch.int16) - int(qtensor.spec.format.low)).to(torch.uint8)
 
 
-def _notes(schemes: list[Scheme]) -> tuple[str, ...]:
-    odd = sorted({scheme.bits for scheme in schemes if scheme.bits not in OLD_WIDTHS})
-    if not odd:
-        return ()
-    widths = ", ".join(map(str, odd))
-    return (f"{widths}-bit codes are packed densely; docs/loading.md lists the versions that read them",)
+def _notes(schemes: Iterable[Scheme]) -> tuple[str, ...]:
+    """What the measurements in docs/loading.md say about readers of such a checkpoint."""
+    distinct = set(schemes)
+    notes: list[str] = []
+    odd = sorted({scheme.bits for scheme in distinct} - {4, 8})
+    if odd:
+        notes.append(f"{', '.join(map(str, odd))}-bit codes are packed densely; only some software reads that")
+    if not all(scheme.is_symmetric for scheme in distinct):
+        notes.append(
+            "transformers 5.17 to 5.22 loads asymmetric weights; 5.23 and 5.24 do so only with dequantize=True"
+        )
+    if len(distinct) > 1:
+        notes.append("weights are stored in several ways; transformers 5.23 and 5.24 misread that with dequantize=True")
+    return tuple(f"{note} (docs/loading.md)" for note in notes)

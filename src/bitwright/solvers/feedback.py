@@ -183,7 +183,7 @@ class _Run:
             value = (self.spec.format.nearest(scaled) - zero) * scale
             errors[i] = (column - value) / upper[i, start + i]
             if i + 1 < stop - start:
-                work[i + 1 :].addr_(upper[i, start + i + 1 : stop], errors[i], alpha=-1)
+                work[i + 1 :].addmm_(upper[i, start + i + 1 : stop, None], errors[i, None], alpha=-1)
         if stop < self.shape[1]:
             self.work[stop:].addmm_(upper[:, stop:].mT, errors, alpha=-1)
 

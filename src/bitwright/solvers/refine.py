@@ -54,7 +54,7 @@ def descend(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tenso
                 best = (spec.format.nearest(wanted / scale[k] + zero[k]) - zero[k]) * scale[k]
                 change = best - value[k]
                 changed += int(change.count_nonzero())
-                slope.addr_(gram[k, start:stop], change)
+                slope[k - start + 1 :].addmm_(gram[k, k + 1 : stop, None], change[None])
                 error[k] += change
                 value[k] = best
         if changed < 1e-4 * value.numel():

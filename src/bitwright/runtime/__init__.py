@@ -1,0 +1,1 @@
+"""Runs what was made. So far: dense checkpoints through transformers."""

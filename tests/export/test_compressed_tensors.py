@@ -1,0 +1,146 @@
+"""compressed-tensors files: an independent decoder and the package itself both read the artifact's numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.quantization import QuantizationScheme
+from safetensors.torch import load_file
+
+from bitwright.export import CompressedTensors, ExportError, export
+from bitwright.export.compressed_tensors import stored_parts
+from bitwright.export.schemes import find_scheme
+from bitwright.numerics import PER_ROW, Int, MinMax, QTensor, Spec, per_group, quantize
+from bitwright.recipe.presets import OWN
+from bitwright.recipe.recipe import Recipe, Rule
+from bitwright.solvers import Nearest, Problem
+from bitwright.store.artifact import Artifact
+from export.artifacts import SPECS, make
+from export.decoder import quantized_weights
+from store.small_models import save
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def read_by_package(qtensor: QTensor) -> torch.Tensor:
+    """What the compressed-tensors package makes of the stored parts."""
+    scheme = find_scheme(qtensor.spec)
+    theirs = QuantizationScheme(targets=["Linear"], weights=dict(scheme.weights()), format=scheme.format)
+    compressor = BaseCompressor.get_value_from_registry(scheme.format)
+    return compressor.decompress(dict(stored_parts(qtensor)), theirs)["weight"]
+
+
+def test_an_independent_decoder_reads_every_weight_bit_for_bit(every: Artifact, tmp_path: Path) -> None:
+    export(every, CompressedTensors(), tmp_path)
+    found = quantized_weights(tmp_path)
+    assert found.keys() == {entry.name for entry in every.entries}
+    assert len(found) == len(SPECS)
+    for block, _ in every.parts():
+        for name, qtensor in every.qtensors(block).items():
+            assert np.array_equal(found[name], qtensor.dequantize().numpy()), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SPECS)
+def test_the_package_itself_decompresses_to_our_numbers_in_the_scales_dtype(name: str, dtype: torch.dtype) -> None:
+    spec = SPECS[name].resolve(dtype)
+    weight = torch.randn(40, 80, generator=torch.Generator().manual_seed(1))
+    qtensor = Nearest().solve(Problem(weight, spec)).qtensor
+    assert qtensor.scale is not None
+    read = read_by_package(qtensor)
+    assert read.dtype == qtensor.scale.codes.dtype
+    assert torch.equal(read, qtensor.dequantize().to(read.dtype))
+
+
+def test_extreme_codes_and_zeros_survive() -> None:
+    spec = Spec(Int(4, signed=False), per_group(16), scale=OWN, zero=Spec(Int(4, signed=False))).resolve(torch.bfloat16)
+    weight = torch.cat([torch.rand(4, 16), -torch.rand(4, 16), torch.zeros(1, 16), torch.full((1, 16), -3.0)])
+    qtensor = quantize(weight, spec, MinMax().fit(spec, weight))
+    assert qtensor.zero is not None
+    assert {0, 15} <= set(qtensor.zero.codes.flatten().tolist())
+    assert {0, 15} <= set(qtensor.codes.flatten().tolist())
+    assert torch.equal(read_by_package(qtensor), qtensor.dequantize().bfloat16())
+
+
+def test_a_negative_scale_is_written_as_it_is() -> None:
+    spec = Spec(Int(3), PER_ROW, scale=OWN).resolve(torch.bfloat16)
+    weight = torch.linspace(-0.5, 1, 48).repeat(2, 1)
+    qtensor = Nearest().solve(Problem(weight, spec)).qtensor
+    assert (stored_parts(qtensor)["weight_scale"] < 0).all()
+    assert torch.equal(read_by_package(qtensor), qtensor.dequantize().bfloat16())
+
+
+def test_what_was_kept_is_in_the_file_under_its_own_name(
+    every: Artifact, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    export(every, CompressedTensors(), tmp_path)
+    before, after = load_file(sources["deep"] / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    quantized = {f"{entry.name}.weight" for entry in every.entries}
+    for name in before.keys() - quantized:
+        assert torch.equal(before[name], after[name]), name
+    extra = {name.rpartition(".")[0] for name in after.keys() - before.keys()}
+    assert extra == {entry.name for entry in every.entries}
+
+
+def refusal(artifact: Artifact, out: Path) -> str:
+    with pytest.raises(ExportError) as error:
+        export(artifact, CompressedTensors(), out)
+    assert "--to dense" in str(error.value)
+    assert not out.exists()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpt2", "transformer.h.0.attn.c_attn: it is stored transposed"),
+        ("mixtral", "it is one slice of the fused tensor"),
+    ],
+)
+def test_a_weight_that_is_no_linear_module_is_refused(
+    sources: dict[str, Path], name: str, message: str, tmp_path: Path
+) -> None:
+    rules = () if name == "gpt2" else (Rule("*self_attn*"),)
+    artifact = make(sources[name], tmp_path / "artifact", Recipe((*rules, Rule("*", Spec(Int(4), PER_ROW)))))
+    assert message in refusal(artifact, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("tied", "embed_tokens: it is shared with another module"), ("llama", "is not the weight of a Linear module")],
+)
+def test_a_quantized_embedding_is_refused(sources: dict[str, Path], name: str, message: str, tmp_path: Path) -> None:
+    artifact = make(sources[name], tmp_path / "artifact", Recipe((Rule("kind:embedding", Spec(Int(8), PER_ROW)),)))
+    assert message in refusal(artifact, tmp_path / "out")
+
+
+def test_an_untied_head_is_an_ordinary_linear(sources: dict[str, Path], tmp_path: Path) -> None:
+    artifact = make(sources["llama"], tmp_path / "artifact", Recipe((Rule("kind:head", Spec(Int(8), PER_ROW)),)))
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    assert np.array_equal(
+        quantized_weights(tmp_path / "out")["lm_head"], artifact.qtensors(None)["lm_head"].dequantize().numpy()
+    )
+
+
+def test_a_weight_that_the_loader_splits_is_refused(tmp_path: Path) -> None:
+    """The checkpoint of this mixture keeps experts one by one, its shared expert as plain linears: those pass."""
+    from store.test_source import DEEPSEEK, T
+
+    source = save(tmp_path / "deepseek", T.DeepseekV3Config(**DEEPSEEK), dtype=torch.bfloat16)
+    kept = Recipe((Rule("*experts.*"), Rule("*", Spec(Int(4), PER_ROW))))
+    artifact = make(source, tmp_path / "artifact", kept)
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["config_groups"]["group_0"]["targets"] == ["Linear"]
+
+
+def test_notes_say_what_readers_cannot_do(every: Artifact, small: Artifact, tmp_path: Path) -> None:
+    assert [note.split(";")[0] for note in export(every, CompressedTensors(), tmp_path / "every").notes] == [
+        "2, 3, 5, 6, 7-bit codes are packed densely",
+        "transformers 5.17 to 5.22 loads asymmetric weights",
+        "weights are stored in several ways",
+    ]
+    assert len(export(small, CompressedTensors(), tmp_path / "small").notes) == 1

@@ -1,0 +1,73 @@
+"""transformers opens an exported folder by itself and computes what the artifact stands for.
+
+docs/loading.md holds the same measurement for other versions; this one is for the version that is pinned.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from bitwright.export import CompressedTensors, export
+from bitwright.quantize import quantize
+from bitwright.recipe.presets import PRESETS, nearest
+from bitwright.store.artifact import Artifact
+from bitwright.store.source import open_source
+
+DTYPES = (torch.bfloat16, torch.float32)
+FOLDERS = ("w4a16", "w4a16_sym", "w8a16", "w3a16", "w2a16", "fp8")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def reference(source: Path, artifact: Artifact, dtype: torch.dtype) -> nn.Module:
+    """The source's model with the artifact's weights put in by hand."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    weights = {name: t for block, _ in artifact.parts() for name, t in artifact.parameters(block, dtype).items()}
+    assert not model.load_state_dict(weights, strict=False).unexpected_keys
+    return model.eval()
+
+
+def assert_loads(folder: Path, expected: nn.Module, dtype: torch.dtype) -> None:
+    ids = torch.randint(3, 150, (2, 32), generator=torch.Generator().manual_seed(0))
+    with quiet(), torch.no_grad():
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        found, wanted = model(ids).logits.double(), expected(ids).logits.double()
+    assert (found - wanted).norm() <= 1e-3 * wanted.norm()
+    parameters = dict(model.named_parameters())
+    for name, tensor in expected.named_parameters():
+        assert torch.equal(parameters[name], tensor), name
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_preset_loads_with_the_artifacts_weights_bit_for_bit(name: str, bookllama: Path, tmp_path: Path) -> None:
+    artifact = quantize(open_source(bookllama), nearest(PRESETS[name]()), tmp_path / "artifact")
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    for dtype in DTYPES:
+        assert_loads(tmp_path / "out", reference(bookllama, artifact, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_storage_at_once_loads_from_one_folder(
+    every: Artifact, sources: dict[str, Path], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    export(every, CompressedTensors(shard_bytes=20_000), tmp_path)
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    assert_loads(tmp_path, reference(sources["deep"], every, dtype), dtype)
+
+
+def test_the_tokenizer_comes_along(bookllama: Path, tmp_path: Path) -> None:
+    artifact = quantize(open_source(bookllama), nearest(PRESETS["w8a16"]()), tmp_path / "artifact")
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    text = "It was a dark and stormy night."
+    theirs, ours = (transformers.AutoTokenizer.from_pretrained(place)(text) for place in (bookllama, tmp_path / "out"))
+    assert theirs["input_ids"] == ours["input_ids"]
