@@ -15,7 +15,10 @@ from typing import NamedTuple
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "bitwright"
-ALL = "numerics graph calib store execute solvers transforms recipe engine runtime export evaluate report quantize cli version"
+ALL = (
+    "numerics graph calib store execute solvers transforms recipe engine runtime export evaluate report quantize cli"
+    " version"
+)
 CORE = "torch numpy safetensors jaxtyping"  # what the core installs with
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from conformance.specs import random_weight
 from torch import Tensor
 
 from bitwright.numerics import AbsMax, Fitter, Int, MinMax, MseGrid, Spec, quantize, store_params
+from conformance.specs import random_weight
 
 FITTERS: dict[str, Fitter] = {"AbsMax": AbsMax(), "MinMax": MinMax(), "MseGrid": MseGrid(steps=4, fine=1)}
 

@@ -1,12 +1,12 @@
-"""What every number format has to satisfy. Outsiders: `check(form)` for each `check` in CHECKS, with your own format."""
+"""What every number format has to satisfy. Outsiders: `check(form)` for each `check` in CHECKS, with your format."""
 
 from __future__ import annotations
 
 import torch
-from conformance import references
 from torch import Tensor
 
 from bitwright.numerics import BINARY, E2M1, NF4, TERNARY, Float8, Float8Kind, Format, Grid, Int, PowerOfTwo
+from conformance import references
 
 FORMATS: tuple[Format, ...] = (
     *(Int(bits, signed) for bits in range(1, 9) for signed in (True, False)),

@@ -70,6 +70,6 @@ def dequantize(qtensor: QTensor) -> Tensor:
 
 
 def nearest(values: Tensor, wanted: Tensor) -> Tensor:
-    """The nearest of `values` to each number, float64, by looking at all of them (of two equally near ones: the lower)."""
+    """The nearest of `values` to each number, float64, by looking at all of them (of two equally near: the lower)."""
     values, wanted = values.double(), wanted.double().clamp(float(values.min()), float(values.max()))
     return values[(wanted[..., None] - values).abs().argmin(-1)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from conformance.specs import on_the_grid, random_gram, random_weight
 
 from bitwright.numerics import Int, MseGrid, Spec
 from bitwright.solvers import Feedback, Groups, Nearest, Order, Problem, Solution, Solver, output_loss
+from conformance.specs import on_the_grid, random_gram, random_weight
 
 SOLVERS: dict[str, Solver] = {
     "Nearest": Nearest(),

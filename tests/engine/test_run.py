@@ -38,7 +38,9 @@ def test_a_damaged_file_is_not_believed_and_made_again(
     assert contents(out) == contents(finished)
 
 
-@pytest.mark.parametrize("file", ["blocks/00000.safetensors", "blocks/00002.json", "outside.json", "source/config.json"])
+@pytest.mark.parametrize(
+    "file", ["blocks/00000.safetensors", "blocks/00002.json", "outside.json", "source/config.json"]
+)
 def test_a_missing_file_is_made_again(file: str, dense: Path, finished: Path, tmp_path: Path) -> None:
     out = clone(finished, tmp_path / "out")
     (out / file).unlink()

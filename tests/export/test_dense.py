@@ -1,4 +1,4 @@
-"""Dense checkpoints: the source's own names and shapes, the artifact's numbers, whatever the architecture and format."""
+"""Dense checkpoints: the source's own names and shapes, the artifact's numbers, any architecture and format."""
 
 import json
 from collections.abc import Mapping

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance.specs import random_weight
 
 from bitwright.numerics import E2M1, AbsMax, Float8, Format, Int, Spec, per_group, quantize
+from conformance.specs import random_weight
 
 
 @pytest.mark.parametrize("form", [Int(4), Int(8), E2M1(), Float8()], ids=str)

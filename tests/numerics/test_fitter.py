@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conformance.fitters import CHECKS, FITTERS
-from conformance.specs import SPECS
 
 from bitwright import numerics
 from bitwright.numerics import Fitter, Spec
+from conformance.fitters import CHECKS, FITTERS
+from conformance.specs import SPECS
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conformance.formats import CHECKS, FORMATS
 
 from bitwright import numerics
 from bitwright.numerics import Float, Format
 from bitwright.numerics.format import pack_bits, unpack_bits
+from conformance.formats import CHECKS, FORMATS
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance.specs import random_gram
 
 from bitwright.numerics.linalg import damped_solve, dead_columns, inverse_factor, revive
+from conformance.specs import random_gram
 
 
 @pytest.mark.parametrize("damp", [1e-6, 0.01, 1.0])

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 import torch
-from conformance import references
 
 from bitwright.numerics import E2M1, Float, Float8, Float8Kind, FloatKind, PowerOfTwo
+from conformance import references
 
 
 def test_largest_numbers_are_those_of_the_specifications() -> None:

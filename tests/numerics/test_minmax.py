@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance.specs import random_weight
 
 from bitwright.numerics import Int, MinMax, Spec, per_group, quantize
+from conformance.specs import random_weight
 
 
 def test_symmetric_signed_formats_use_their_full_range() -> None:

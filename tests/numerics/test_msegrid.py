@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance import references
-from conformance.specs import EXACT_ZERO, SPECS, random_weight
 from torch import Tensor
 
 from bitwright.numerics import (
@@ -21,6 +19,8 @@ from bitwright.numerics import (
     quantize,
     store_params,
 )
+from conformance import references
+from conformance.specs import EXACT_ZERO, SPECS, random_weight
 
 UNSIGNED4 = Int(4, signed=False)
 SMALL = {

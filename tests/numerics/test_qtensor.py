@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance import references
-from conformance.specs import SPECS, random_weight
 from safetensors.torch import load, save
 
 from bitwright.numerics import Int, MinMax, MseGrid, Params, QTensor, Spec, per_group, quantize, store_params
 from bitwright.numerics.qtensor import to_scaled
 from bitwright.store.tensors import flatten, gather
+from conformance import references
+from conformance.specs import SPECS, random_weight
 
 SHAPE = (8, 256)
 

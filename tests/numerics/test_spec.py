@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance.specs import HALF, SPECS
 
 from bitwright.numerics import (
+    E2M1,
     PER_ROW,
     PER_TENSOR,
-    E2M1,
     Float,
     Float8,
     FloatKind,
@@ -19,6 +18,7 @@ from bitwright.numerics import (
     Tile,
     per_group,
 )
+from conformance.specs import HALF, SPECS
 
 OWN = Spec(Float(FloatKind.CHECKPOINT))
 

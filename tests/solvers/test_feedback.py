@@ -7,12 +7,12 @@ from functools import cache
 
 import pytest
 import torch
-from conformance import references
-from conformance.specs import SPECS, asymmetric, random_gram, random_weight
 from torch import Tensor
 
 from bitwright.numerics import PER_TENSOR, Fitter, Float8, Int, MinMax, MseGrid, Params, Spec, quantize, store_params
 from bitwright.solvers import Feedback, Groups, Importance, Nearest, Order, Problem, output_loss
+from conformance import references
+from conformance.specs import SPECS, asymmetric, random_gram, random_weight
 
 ROWS, COLS = 16, 128
 SEARCH = MseGrid(steps=6)

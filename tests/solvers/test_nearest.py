@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance.specs import SPECS, random_gram, random_weight
 
 from bitwright.numerics import Float8, Spec, quantize
 from bitwright.solvers import Nearest, Problem
+from conformance.specs import SPECS, random_gram, random_weight
 
 
 @pytest.mark.parametrize("name", SPECS)

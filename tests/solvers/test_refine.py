@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance import references
-from conformance.specs import ROWWISE, SPECS, random_gram, random_weight
 from torch import Tensor
 
 from bitwright.numerics import QTensor, Spec, per_group
 from bitwright.solvers import Feedback, Nearest, Order, Problem, refine
 from bitwright.solvers.refine import descend, refit
+from conformance import references
+from conformance.specs import ROWWISE, SPECS, random_gram, random_weight
 
 ROWS, COLS = 16, 128
 
@@ -116,7 +116,7 @@ def test_shared_scales_are_not_refitted() -> None:
 
 
 def test_columns_that_were_never_seen_keep_their_codes() -> None:
-    before, weight, gram = start("int4", "Nearest")
+    before, weight, _gram = start("int4", "Nearest")
     dead = random_gram(COLS)
     dead[5] = dead[:, 5] = 0
     after = refine(before, Problem(weight, before.spec, dead), 0.01, 2, 0)

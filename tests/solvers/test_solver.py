@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conformance.solvers import CHECKS, SOLVERS
-from conformance.specs import SPECS, random_gram, random_weight
 
 from bitwright import solvers
 from bitwright.numerics import Spec
 from bitwright.solvers import Solver, output_loss
+from conformance.solvers import CHECKS, SOLVERS
+from conformance.specs import SPECS, random_gram, random_weight
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

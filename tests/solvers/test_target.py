@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance.specs import asymmetric, random_gram, random_weight
 from torch import Tensor
 
 from bitwright.numerics import MseGrid
 from bitwright.solvers import Corrections, Feedback, Problem, Strength, drift_solution, input_correction
+from conformance.specs import asymmetric, random_gram, random_weight
 
 COLS = 64
 

@@ -12,7 +12,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.stderr.write('The command line needs typer and rich: pip install "bitwright[cli]" (or [hf], which has it)\n')
+        sys.stderr.write(
+            'The command line needs typer and rich: pip install "bitwright[cli]" (or [hf], which has it)\n'
+        )
         raise SystemExit(2) from None
     app()
 

@@ -24,7 +24,9 @@ _TOKENS = 80
 
 @answering
 def demo(
-    model: Annotated[Path | None, typer.Option("--model", help="Another model with calibration.txt and heldout.txt.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Another model with calibration.txt and heldout.txt.")
+    ] = None,
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder for all results.")] = Path("demo"),
     recipe: options.RecipeOption = "w4a16",
 ) -> None:

@@ -20,9 +20,12 @@ from bitwright.store.batches import Batches, TextError, read_batches
 from bitwright.store.source import Source, open_source
 
 ModelArgument = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
-RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="A preset's name or a TOML file.", show_default=False)]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", help="A preset's name or a TOML file.", show_default=False)
+]
 CalibrationOption = Annotated[
-    Path | None, typer.Option("--calibration", "-c", help="Text for calibration: a file or a folder.", show_default=False)
+    Path | None,
+    typer.Option("--calibration", "-c", help="Text for calibration: a file or a folder.", show_default=False),
 ]
 SamplesOption = Annotated[int, typer.Option("--samples", help="Calibration rows; the last 10 % are held out.")]
 LengthOption = Annotated[

@@ -54,7 +54,13 @@ def plan_json(job: options.Job) -> dict[str, Any]:
 def show_plan(job: options.Job) -> None:
     """The plan as tables; what is alike in all blocks takes one line."""
     table = Table(title=f"{len(list(job.plan.specs()))} weights to quantize", title_justify="left", box=None)
-    for heading, side in (("weight", "left"), ("count", "right"), ("shape", "right"), ("stored as", "left"), ("bytes", "right")):
+    for heading, side in (
+        ("weight", "left"),
+        ("count", "right"),
+        ("shape", "right"),
+        ("stored as", "left"),
+        ("bytes", "right"),
+    ):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     for name, count, shape, spec, stored in _folded(job.plan):
         table.add_row(name, str(count), f"{shape[0]} x {shape[1]}", spec, f"{stored:,}")
@@ -71,8 +77,8 @@ def show_plan(job: options.Job) -> None:
         f"{size(cost.bytes)} (now {size(job.source.bytes)}), {cost.model_bits_per_weight:.3f} bits per weight"
     )
     out.print(
-        f"predicted: peak memory {size(cost.peak_ram_bytes)}, disk {size(cost.disk_bytes)} of which {size(cost.stream_bytes)} "
-        f"only while it runs, time about {duration(cost.seconds)}"
+        f"predicted: peak memory {size(cost.peak_ram_bytes)}, disk {size(cost.disk_bytes)} of which "
+        f"{size(cost.stream_bytes)} only while it runs, time about {duration(cost.seconds)}"
     )
     for text in warnings(job.plan):
         out.print(f"warning: {text}", style="yellow", markup=False)
@@ -81,12 +87,10 @@ def show_plan(job: options.Job) -> None:
 def warnings(plan: Plan) -> Iterator[str]:
     """The plan's own warnings, and what fused kernels of serving engines will not like."""
     yield from plan.warnings
-    for block in plan.blocks:
-        for stage in block.stages:
-            for group in inputs(stage):
-                if len({step.spec for step in group}) > 1:
-                    names = ", ".join(step.name for step in group)
-                    yield f"{names} read one input but are stored differently: engines that fuse them will refuse"
+    for group in (group for block in plan.blocks for stage in block.stages for group in inputs(stage)):
+        if len({step.spec for step in group}) > 1:
+            names = ", ".join(step.name for step in group)
+            yield f"{names} read one input but are stored differently: engines that fuse them will refuse"
     shapes = {(shape, spec) for _, shape, spec in plan.specs()}
     for shape, spec in sorted(shapes, key=str):
         yield from _kernel_limits(shape, spec)

@@ -23,7 +23,8 @@ from bitwright.store.files import write_json
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.", show_default=False)]
 ToOption = Annotated[
-    str | None, typer.Option("--to", help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}.", show_default=False)
+    str | None,
+    typer.Option("--to", help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}.", show_default=False),
 ]
 
 

@@ -148,7 +148,8 @@ def _nearest_error(job: BlockJob, block: Pass, held_out: HeldOut, weights: Mappi
     views = {step.linear.view: step.linear.view.read(weights[step.linear.view.parameter]).float() for step in job.steps}
     solver = Nearest()
     rounded = {
-        step.linear.view: solver.solve(Problem(views[step.linear.view], step.spec)).qtensor.dequantize() for step in job.steps
+        step.linear.view: solver.solve(Problem(views[step.linear.view], step.spec)).qtensor.dequantize()
+        for step in job.steps
     }
     prefix = job.block.name
     put_weights(block.quantized, prefix, rounded)
@@ -201,5 +202,8 @@ def weight_report(outcome: Outcome, block: int | None) -> dict[str, Any]:
     histogram = distribution(outcome.weight)
     if histogram is not None:
         histogram["grid"] = [] if params is None else grid(spec, params.scale, params.zero)
-    entry |= {"histogram": histogram, "input_histogram": None if outcome.sample is None else distribution(outcome.sample)}
+    entry |= {
+        "histogram": histogram,
+        "input_histogram": None if outcome.sample is None else distribution(outcome.sample),
+    }
     return entry | remedies(outcome.weight, spec, outcome.gram_diagonal, outcome.loss)

@@ -37,7 +37,7 @@ _PLAUSIBLE = 2.0  # Nearest is measured on the block's output where its own loss
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one weight: the solution, how it was chosen, and losses for the report (relative to the output)."""
+    """What became of one weight: the solution, how it was chosen, and its losses relative to the output's energy."""
 
     step: Step
     weight: Tensor
@@ -100,9 +100,9 @@ class StageRun:
         gram = stats.gram.mean() if stats is not None and stats.gram.tokens else None
         damp = max((s.solver.damp for s in group if isinstance(s.solver, Feedback)), default=0.01)
         solved = None
-        if stats is not None and gram is not None and stats.drift is not None and max(self.search.inputs) > 0:
-            if bool(stats.drift.total.any()):
-                solved = drift_solution(gram, stats.drift.mean(), damp)
+        drift = stats.drift if stats is not None and max(self.search.inputs) > 0 else None
+        if gram is not None and drift is not None and bool(drift.total.any()):
+            solved = drift_solution(gram, drift.mean(), damp)
         talls = []
         for steps in _alike(group):
             weight = torch.cat([s.linear.view.read(self.original[s.linear.view.parameter]).float() for s in steps])

@@ -60,10 +60,11 @@ class TorchRunner:
     def block(self, index: int, weights: Mapping[str, Tensor]) -> nn.Module:
         """A fresh copy of a block with these weights (all of the block's, by their full names)."""
         block = self.graph.blocks[index]
-        module = copy.deepcopy(self._modules[block.name])
+        module: nn.Module = copy.deepcopy(self._modules[block.name])
         tensors = {name.removeprefix(block.name + "."): tensor for name, tensor in weights.items()}
         _assign(module, tensors, {}, self.dtype)
-        return module.eval()
+        module.eval()
+        return module
 
     def first_stream(self, tokens: Int64[Tensor, "rows length"]) -> Float[Tensor, "rows length channels"]:
         """What the first block is given for these tokens; `load_outside` comes before."""
@@ -123,7 +124,7 @@ class TorchRunner:
                 stream = between(_index, capture_call(args, kwargs))
                 return self.graph.blocks[_index].returned.with_stream(stream)
 
-            self._modules[block.name].forward = forward  # type: ignore[method-assign]
+            self._modules[block.name].forward = forward
         try:
             with torch.no_grad():
                 return self._model(input_ids=tokens, use_cache=False)

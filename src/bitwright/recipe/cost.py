@@ -92,13 +92,15 @@ def predict(plan: Plan, rows: int, length: int, types: Types, machine: Machine) 
 
 
 def stream_width(plan: Plan) -> int:
-    """Channels of the tensor that blocks hand on: the rows of a linear that writes it, or else those of an embedding."""
+    """Channels of the tensor that blocks hand on: the rows of a linear that writes it, else those of an embedding."""
     for block in plan.graph.blocks:
         for linear in block.linears:
             if linear.writes_stream:
                 return linear.view.shape[0]
     tables = {one.name: one.shape for one in plan.kept} | {one.view.parameter: one.view.shape for one in plan.tables}
-    widths = [tables[one.parameter][-1] for one in plan.graph.outside if one.kind == "embedding" and one.parameter in tables]
+    widths = [
+        tables[one.parameter][-1] for one in plan.graph.outside if one.kind == "embedding" and one.parameter in tables
+    ]
     return widths[0] if widths else max(linear.view.shape[1] for block in plan.graph.blocks for linear in block.linears)
 
 

@@ -19,6 +19,11 @@ def continue_text(folder: Path, prompt: str, tokens: int, seed: int = 0) -> str:
     torch.manual_seed(seed)
     with torch.inference_mode():
         written = model.generate(
-            **start, max_new_tokens=tokens, do_sample=True, temperature=0.7, top_k=40, pad_token_id=tokenizer.eos_token_id
+            **start,
+            max_new_tokens=tokens,
+            do_sample=True,
+            temperature=0.7,
+            top_k=40,
+            pad_token_id=tokenizer.eos_token_id,
         )
     return str(tokenizer.decode(written[0], skip_special_tokens=True))

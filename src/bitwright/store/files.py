@@ -54,7 +54,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     with open(draft, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(memoryview(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
     settle(draft, path)
