@@ -17,12 +17,25 @@ from bitwright.store.artifact import Artifact, open_artifact
 from bitwright.store.batches import Batches
 from bitwright.store.source import Source, open_source
 
+_SMALL_BLOCKS = 1 << 30  # bytes of two float32 copies of a block
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What may be used. `compute`: the float type blocks run in; None: the checkpoint's own."""
+    """What may be used. `compute`: the float type activations are held in; None: as `compute_type` says."""
 
     compute: torch.dtype | None = None
+
+
+def compute_type(source: Source, plan: Plan) -> torch.dtype:
+    """float32 while two float32 copies of the largest block stay small, else the checkpoint's own type.
+
+    Streams in float32 show the drift that targets correct without rounding noise; products still run on bfloat16
+    matrix units for checkpoints in bfloat16.
+    """
+    shapes = source.parameters()
+    largest = max(sum(shapes[name].elements for name in job.block.parameters if name in shapes) for job in plan.blocks)
+    return torch.float32 if 2 * 4 * largest <= _SMALL_BLOCKS else source.dtype
 
 
 def ignore(done: BlockDone) -> None:
@@ -51,11 +64,11 @@ def quantize(
     plan = plan_source(source, recipe)
     if plan.needs_data and batches is None:
         raise PlanError("this recipe's solver needs calibration data: give a text, or use a recipe with Nearest")
-    run = Run(plan, source, batches, out, resources.compute or source.dtype)
+    run = Run(plan, source, batches, out, resources.compute or compute_type(source, plan))
     for done in run.blocks():
         on_block(done)
     write_manifest(plan, source, batches, out)
     return open_artifact(out)
 
 
-__all__ = ["Resources", "RunError", "plan_source", "quantize"]
+__all__ = ["Resources", "RunError", "compute_type", "plan_source", "quantize"]

@@ -2,8 +2,8 @@
 
 `Gram` is X'X summed over tokens, `Cross` is D'X for another quantity D of the same tokens (the drift of the input, or
 of the stream that the output is added to). Both are monoids: sums that may be made in parts and merged. Sums are kept
-in float32; inputs that are bfloat16 are multiplied on bfloat16 matrix units where the machine has them, which loses
-nothing, since such products are exact and are summed in float32.
+in float32. For models stored in bfloat16 the products may be formed on bfloat16 matrix units: both factors are rounded
+alike, so the Gram matrix stays positive semidefinite and is off by some 1e-6 of its diagonal, far below the damping.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from torch import Tensor
 
 
 @contextmanager
-def short_products(exact: bool) -> Iterator[None]:
-    """Within it, float32 products may be formed from operands rounded to bfloat16 (`exact`: they lose nothing)."""
+def short_products(allowed: bool) -> Iterator[None]:
+    """Within it, float32 products are formed from operands rounded to bfloat16 where the machine has units for that.
+
+    Sums stay in float32. `allowed` False: products are formed in full.
+    """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if exact else "highest")
+    torch.set_float32_matmul_precision("medium" if allowed else "highest")
     try:
         yield
     finally:
@@ -30,18 +33,21 @@ def short_products(exact: bool) -> Iterator[None]:
 
 @final
 class Cross:
-    """The sum of left' right over tokens, and the number of tokens. Cost: 2 tokens x m x n operations per `add`."""
+    """The sum of left' right over tokens, and the number of tokens. Cost: 2 tokens x m x n operations per `add`.
 
-    __slots__ = ("tokens", "total")
+    `short`: products may be formed from operands rounded to bfloat16; those of bfloat16 tensors always are.
+    """
 
-    def __init__(self, rows: int, cols: int) -> None:
+    __slots__ = ("_short", "tokens", "total")
+
+    def __init__(self, rows: int, cols: int, short: bool = False) -> None:
         self.total = torch.zeros(rows, cols)
         self.tokens = 0
+        self._short = short
 
     def add(self, left: Float[Tensor, "tokens m"], right: Float[Tensor, "tokens n"]) -> None:
         """Count these tokens in; anything not finite is an error of the model's, named by the caller."""
-        short = right.dtype == torch.bfloat16
-        with short_products(short):
+        with short_products(self._short or left.dtype == right.dtype == torch.bfloat16):
             self.total.addmm_(left.float().mT, right.float())
         self.tokens += len(right)
 

@@ -77,7 +77,7 @@ def collect(
     block: Pass, groups: list[tuple[Step, ...]], streams: Pair, ranges: list[tuple[int, int]]
 ) -> list[InputStats]:
     """The sums of every group over these row ranges."""
-    found = [_empty(group) for group in groups]
+    found = [_empty(group, block.runner.short) for group in groups]
     steps = {step.name: step for group in groups for step in group}
     for start, stop in ranges:
         before = _Seen(steps)
@@ -92,13 +92,13 @@ def collect(
     return found
 
 
-def _empty(group: tuple[Step, ...]) -> InputStats:
+def _empty(group: tuple[Step, ...], short: bool) -> InputStats:
     width = group[0].linear.view.shape[1]
     routed = any(step.linear.routed for step in group)
-    drift = None if routed else Cross(width, width)
+    drift = None if routed else Cross(width, width, short)
     writers = [] if routed else [step for step in group if step.linear.writes_stream]
-    stream = {step.name: Cross(step.linear.view.shape[0], width) for step in writers}
-    return InputStats(Cross(width, width), drift, stream)
+    stream = {step.name: Cross(step.linear.view.shape[0], width, short) for step in writers}
+    return InputStats(Cross(width, width, short), drift, stream)
 
 
 def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen) -> None:

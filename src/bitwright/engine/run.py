@@ -90,7 +90,8 @@ class Run:
             store_outside(self.plan, self.source, self.folder)
 
     def _from(self, first: int, keys: list[str]) -> Iterator[BlockDone]:
-        runner = TorchRunner(self.source, self.plan.graph, self.dtype)
+        short = self.source.dtype == torch.bfloat16
+        runner = TorchRunner(self.source, self.plan.graph, self.dtype, short)
         boundary = self._boundary(first, keys, runner) if self.batches is not None else None
         for job in self.plan.blocks[first:]:
             started = time.monotonic()

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from bitwright.calib import short_products
 from bitwright.graph import Call, Graph, TraceError, capture_call
 
 
@@ -35,10 +36,13 @@ class Weights(Protocol):
 
 @final
 class TorchRunner:
-    """A model that is never whole in memory. `dtype` is what it computes in."""
+    """A model that is never whole in memory.
 
-    def __init__(self, source: Weights, graph: Graph, dtype: torch.dtype) -> None:
-        self.graph, self.dtype = graph, dtype
+    `dtype` is what activations are held in; `short` allows float32 products on bfloat16 matrix units inside blocks.
+    """
+
+    def __init__(self, source: Weights, graph: Graph, dtype: torch.dtype, short: bool = False) -> None:
+        self.graph, self.dtype, self.short = graph, dtype, short
         self._source = source
         self._model = source.skeleton()
         self._modules = dict(self._model.named_modules())
@@ -84,7 +88,7 @@ class TorchRunner:
     def run(self, index: int, module: nn.Module, stream: Float[Tensor, "rows length channels"]) -> Tensor:
         """The stream behind a block."""
         args, kwargs = self.call(index, stream.shape[0], stream.shape[1]).arguments(stream.to(self.dtype))
-        with torch.no_grad():
+        with torch.no_grad(), short_products(self.short):
             return self.graph.blocks[index].returned.stream(module(*args, **kwargs))
 
     def logits(self, tokens: Int64[Tensor, "rows length"], stream: Tensor) -> Float[Tensor, "rows length vocabulary"]:

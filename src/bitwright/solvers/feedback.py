@@ -107,7 +107,7 @@ class Feedback(Solver):
         params = None
         if problem.spec.tile is not None and self.groups is Groups.STATIC:
             params = self.fitter.fit(problem.spec, problem.target, self._importance(problem, prepared))
-        with short_products(exact=False):
+        with short_products(allowed=False):
             qtensor = _Run(self, problem, prepared).run(params)
         notes = prepared.factor.notes
         if self.sweeps or self.refits:

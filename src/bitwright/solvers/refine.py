@@ -25,7 +25,7 @@ def refine(qtensor: QTensor, problem: Problem, damping: float, sweeps: int, refi
     assert problem.gram is not None
     gram = problem.gram.float().clone()
     gram.diagonal().add_(damping)
-    with short_products(exact=False):
+    with short_products(allowed=False):
         qtensor = descend(qtensor, problem.target, gram, sweeps)
         for _ in range(refits):
             qtensor = descend(refit(qtensor, problem.target, gram), problem.target, gram, sweeps)

@@ -72,5 +72,5 @@ def input_correction(
     """W C (H + lambda I)^-1 from the solution for C alone, which all weights of one input share."""
     if solved is None:
         return None
-    with short_products(exact=False):
+    with short_products(allowed=False):
         return weight @ solved
