@@ -17,8 +17,6 @@ from bitwright.store.artifact import Artifact, open_artifact
 from bitwright.store.batches import Batches
 from bitwright.store.source import Source, open_source
 
-_SMALL_BLOCKS = 1 << 30  # bytes of two float32 copies of a block
-
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -27,15 +25,12 @@ class Resources:
     compute: torch.dtype | None = None
 
 
-def compute_type(source: Source, plan: Plan) -> torch.dtype:
-    """float32 while two float32 copies of the largest block stay small, else the checkpoint's own type.
+def compute_type() -> torch.dtype:
+    """float32, whatever the checkpoint's type: streams then show the drift that targets correct without rounding noise.
 
-    Streams in float32 show the drift that targets correct without rounding noise; products still run on bfloat16
-    matrix units for checkpoints in bfloat16.
+    Weights in bfloat16 stay so, and products with them run on bfloat16 matrix units (`execute/mixed.py`).
     """
-    shapes = source.parameters()
-    largest = max(sum(shapes[name].elements for name in job.block.parameters if name in shapes) for job in plan.blocks)
-    return torch.float32 if 2 * 4 * largest <= _SMALL_BLOCKS else source.dtype
+    return torch.float32
 
 
 def ignore(done: BlockDone) -> None:
@@ -64,7 +59,7 @@ def quantize(
     plan = plan_source(source, recipe)
     if plan.needs_data and batches is None:
         raise PlanError("this recipe's solver needs calibration data: give a text, or use a recipe with Nearest")
-    run = Run(plan, source, batches, out, resources.compute or compute_type(source, plan))
+    run = Run(plan, source, batches, out, resources.compute or compute_type())
     for done in run.blocks():
         on_block(done)
     write_manifest(plan, source, batches, out)

@@ -1,11 +1,11 @@
 """compressed-tensors files: an independent decoder and the package itself both read the artifact's numbers."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from safetensors.torch import load_file
@@ -14,13 +14,16 @@ from bitwright.export import CompressedTensors, ExportError, export
 from bitwright.export.compressed_tensors import stored_parts
 from bitwright.export.schemes import find_scheme
 from bitwright.numerics import PER_ROW, Int, MinMax, QTensor, Spec, per_group, quantize
+from bitwright.numerics.plain import to_plain
 from bitwright.recipe.presets import OWN
 from bitwright.recipe.recipe import Recipe, Rule
 from bitwright.solvers import Nearest, Problem
 from bitwright.store.artifact import Artifact
+from bitwright.store.layout import write_layout
+from bitwright.store.source import open_source
 from export.artifacts import SPECS, make
 from export.decoder import quantized_weights
-from store.small_models import save
+from store.small_models import SIZES, save
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -125,22 +128,41 @@ def test_an_untied_head_is_an_ordinary_linear(sources: dict[str, Path], tmp_path
     )
 
 
-def test_a_weight_that_the_loader_splits_is_refused(tmp_path: Path) -> None:
-    """The checkpoint of this mixture keeps experts one by one, its shared expert as plain linears: those pass."""
-    from store.test_source import DEEPSEEK, T
+def test_experts_that_were_kept_and_are_merged_by_the_loader_are_refused(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = Recipe((Rule("*experts.*"), Rule("*", Spec(Int(4), PER_ROW))))
+    artifact = make(sources["mixtral"], tmp_path / "artifact", recipe)
+    message = refusal(artifact, tmp_path / "out")
+    assert message.startswith("model.layers.0.mlp.experts.")
+    assert "transformers does not find these. Store the other weights in 8-bit floats" in message
 
-    source = save(tmp_path / "deepseek", T.DeepseekV3Config(**DEEPSEEK), dtype=torch.bfloat16)
-    kept = Recipe((Rule("*experts.*"), Rule("*", Spec(Int(4), PER_ROW))))
-    artifact = make(source, tmp_path / "artifact", kept)
-    export(artifact, CompressedTensors(), tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
-    assert config["config_groups"]["group_0"]["targets"] == ["Linear"]
+
+def test_a_weight_that_the_loader_cuts_out_of_a_larger_one_is_refused(tmp_path: Path) -> None:
+    sizes = {**SIZES, "num_key_value_heads": 4, "num_hidden_layers": 4, "num_layers_per_stack": 1, "head_dim": 8}
+    write_layout(open_source(save(tmp_path / "hrm", transformers.HrmTextConfig(**sizes))), tmp_path / "a" / "source")
+    name = "model.L_module.layers.0.self_attn.q_proj"
+    weight = {"name": name, "parameter": f"{name}.weight", "transposed": False, "shape": [32, 32], "block": 0}
+    artifact = Artifact(tmp_path / "a", {"weights": [weight | {"stored": to_plain(Spec(Int(4), PER_ROW))}]})
+    message = refusal(artifact, tmp_path / "out")
+    assert f"{name}: the checkpoint keeps it in another form (model.L_module.layers.0.attn.gqkv_proj.weight)" in message
 
 
 def test_notes_say_what_readers_cannot_do(every: Artifact, small: Artifact, tmp_path: Path) -> None:
     assert [note.split(";")[0] for note in export(every, CompressedTensors(), tmp_path / "every").notes] == [
-        "2, 3, 5, 6, 7-bit codes are packed densely",
+        "3, 5, 6, 7-bit codes are packed densely",
         "transformers 5.17 to 5.22 loads asymmetric weights",
         "weights are stored in several ways",
     ]
     assert len(export(small, CompressedTensors(), tmp_path / "small").notes) == 1
+
+
+def test_scales_that_a_reader_would_round_are_noted(sources: dict[str, Path], tmp_path: Path) -> None:
+    wide, own = Spec(Int(4), PER_ROW), Spec(Int(4), PER_ROW, scale=OWN)
+    assert str(wide.scale) == "float32"
+    for name, spec, count in (("wide", wide, 1), ("own", own, 0)):
+        notes = export(
+            make(sources["llama"], tmp_path / name / "a", spec), CompressedTensors(), tmp_path / name / "b"
+        ).notes
+        assert len(notes) == count
+        assert all("scales have another float type than the model" in note for note in notes)

@@ -74,6 +74,19 @@ def test_what_a_killed_export_left_is_replaced(small: Artifact, tmp_path: Path) 
     assert not list(tmp_path.glob("*.draft"))
 
 
+def test_the_configuration_comes_last(small: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+
+    def settle(draft: Path, path: Path) -> None:
+        moved.append(path.name)
+        draft.replace(path)
+
+    monkeypatch.setattr("bitwright.export.exporter.settle", settle)
+    export(small, Dense(), tmp_path)
+    assert len(moved) > 2
+    assert moved[-1] == "config.json"
+
+
 def test_a_full_disk_is_explained_and_leaves_no_checkpoint(
     small: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

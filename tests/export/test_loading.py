@@ -14,13 +14,18 @@ import transformers
 from torch import nn
 
 from bitwright.export import CompressedTensors, export
+from bitwright.numerics import PER_ROW, Float8, Spec, per_group
 from bitwright.quantize import quantize
-from bitwright.recipe.presets import PRESETS, nearest
+from bitwright.recipe.presets import OWN, PRESETS, nearest
+from bitwright.recipe.recipe import Recipe, Rule
 from bitwright.store.artifact import Artifact
 from bitwright.store.source import open_source
+from export.artifacts import integers, llama_config, make
+from store.small_models import save
 
 DTYPES = (torch.bfloat16, torch.float32)
-FOLDERS = ("w4a16", "w4a16_sym", "w8a16", "w3a16", "w2a16", "fp8")
+IDS = torch.randint(3, 150, (2, 32), generator=torch.Generator().manual_seed(0))
+NAMES = ("w4a16", "w4a16_sym", "w8a16", "w3a16", "w2a16", "fp8")
 
 
 @contextlib.contextmanager
@@ -37,18 +42,29 @@ def reference(source: Path, artifact: Artifact, dtype: torch.dtype) -> nn.Module
     return model.eval()
 
 
-def assert_loads(folder: Path, expected: nn.Module, dtype: torch.dtype) -> None:
-    ids = torch.randint(3, 150, (2, 32), generator=torch.Generator().manual_seed(0))
+def load(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The exported model after one forward pass, which is when transformers decompresses weights."""
     with quiet(), torch.no_grad():
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        found, wanted = model(ids).logits.double(), expected(ids).logits.double()
-    assert (found - wanted).norm() <= 1e-3 * wanted.norm()
+        model(IDS)
+    return model
+
+
+def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
     parameters = dict(model.named_parameters())
     for name, tensor in expected.named_parameters():
         assert torch.equal(parameters[name], tensor), name
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+def assert_loads(folder: Path, expected: nn.Module, dtype: torch.dtype) -> None:
+    model = load(folder, dtype)
+    assert_same_weights(model, expected)
+    with torch.no_grad():
+        found, wanted = model(IDS).logits.double(), expected(IDS).logits.double()
+    assert (found - wanted).norm() <= 1e-3 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_preset_loads_with_the_artifacts_weights_bit_for_bit(name: str, bookllama: Path, tmp_path: Path) -> None:
     artifact = quantize(open_source(bookllama), nearest(PRESETS[name]()), tmp_path / "artifact")
     export(artifact, CompressedTensors(), tmp_path / "out")
@@ -63,6 +79,24 @@ def test_every_storage_at_once_loads_from_one_folder(
     export(every, CompressedTensors(shard_bytes=20_000), tmp_path)
     assert (tmp_path / "model.safetensors.index.json").is_file()
     assert_loads(tmp_path, reference(sources["deep"], every, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_checkpoint_of_another_float_type_loads_exactly_too(dtype: torch.dtype, tmp_path: Path) -> None:
+    """A float32 checkpoint has bfloat16 scales; the reader multiplies in float32, so no product is rounded."""
+    source = save(tmp_path / "source", llama_config(), dtype=dtype)
+    artifact = make(source, tmp_path / "artifact", integers(3, False, per_group(16)))
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    assert_loads(tmp_path / "out", reference(source, artifact, dtype), dtype)
+
+
+def test_8_bit_floats_load_beside_experts_that_were_kept(sources: dict[str, Path], tmp_path: Path) -> None:
+    """In the checkpoint's dtype only, which transformers 5.17 then gives kept experts whatever `dtype` asks for."""
+    recipe = Recipe((Rule("*experts.*"), Rule("*", Spec(Float8(), PER_ROW, scale=OWN))))
+    artifact = make(sources["mixtral"], tmp_path / "artifact", recipe)
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    expected = reference(sources["mixtral"], artifact, torch.bfloat16)
+    assert_same_weights(load(tmp_path / "out", torch.bfloat16), expected)
 
 
 def test_the_tokenizer_comes_along(bookllama: Path, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def prepare(options: Options, needs_rows: bool) -> Job:
         batches = read_batches(options.calibration, source.tokenizer(), limit_tokens, options.samples, options.length)
     elif plan.needs_data and needs_rows:
         raise PlanError(f"recipe {options.recipe} needs calibration data: give a text with --calibration FILE_OR_DIR")
-    compute = _COMPUTE[options.compute] or compute_type(source, plan)
+    compute = _COMPUTE[options.compute] or compute_type()
     cost = predict(plan, *_rows(plan, batches, options, limit_tokens), Types(source.dtype, compute), measure_machine())
     if limit is not None and cost.peak_ram_bytes > limit:
         raise ValueError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from bitwright.calib import Cross
@@ -77,7 +78,7 @@ def collect(
     block: Pass, groups: list[tuple[Step, ...]], streams: Pair, ranges: list[tuple[int, int]]
 ) -> list[InputStats]:
     """The sums of every group over these row ranges."""
-    found = [_empty(group, block.runner.short) for group in groups]
+    found = [_empty(group, block.runner.weights == torch.bfloat16) for group in groups]
     steps = {step.name: step for group in groups for step in group}
     for start, stop in ranges:
         before = _Seen(steps)

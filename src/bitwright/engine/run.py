@@ -90,8 +90,9 @@ class Run:
             store_outside(self.plan, self.source, self.folder)
 
     def _from(self, first: int, keys: list[str]) -> Iterator[BlockDone]:
-        short = self.source.dtype == torch.bfloat16
-        runner = TorchRunner(self.source, self.plan.graph, self.dtype, short)
+        shorter = self.dtype == torch.float32 and self.source.dtype == torch.bfloat16
+        weights = self.source.dtype if shorter else self.dtype
+        runner = TorchRunner(self.source, self.plan.graph, self.dtype, weights)
         boundary = self._boundary(first, keys, runner) if self.batches is not None else None
         for job in self.plan.blocks[first:]:
             started = time.monotonic()

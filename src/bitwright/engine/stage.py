@@ -208,7 +208,7 @@ class StageRun:
 
     def _error(self, matrices: dict[Step, Tensor]) -> float:
         self._put(matrices)
-        return self.held_out.error(self.block)
+        return self.held_out.deciding_error(self.block)
 
     def _put(self, matrices: dict[Step, Tensor]) -> None:
         views: dict[WeightView, Tensor] = {step.linear.view: matrix for step, matrix in matrices.items()}

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from bitwright.calib import short_products
+from bitwright.execute.mixed import mixed_products
 from bitwright.graph import Call, Graph, TraceError, capture_call
 
 
@@ -38,11 +38,12 @@ class Weights(Protocol):
 class TorchRunner:
     """A model that is never whole in memory.
 
-    `dtype` is what activations are held in; `short` allows float32 products on bfloat16 matrix units inside blocks.
+    `dtype` is what activations are held in, `weights` what the matrices of the blocks' linears are held and multiplied
+    in (see `mixed.py`); everything else is in `dtype`.
     """
 
-    def __init__(self, source: Weights, graph: Graph, dtype: torch.dtype, short: bool = False) -> None:
-        self.graph, self.dtype, self.short = graph, dtype, short
+    def __init__(self, source: Weights, graph: Graph, dtype: torch.dtype, weights: torch.dtype | None = None) -> None:
+        self.graph, self.dtype, self.weights = graph, dtype, weights or dtype
         self._source = source
         self._model = source.skeleton()
         self._modules = dict(self._model.named_modules())
@@ -65,8 +66,10 @@ class TorchRunner:
         """A fresh copy of a block with these weights (all of the block's, by their full names)."""
         block = self.graph.blocks[index]
         module: nn.Module = copy.deepcopy(self._modules[block.name])
-        tensors = {name.removeprefix(block.name + "."): tensor for name, tensor in weights.items()}
-        _assign(module, tensors, {}, self.dtype)
+        matrices = {linear.view.parameter for linear in block.linears}
+        for names, dtype in ((matrices & weights.keys(), self.weights), (weights.keys() - matrices, self.dtype)):
+            tensors = {name.removeprefix(block.name + "."): weights[name] for name in sorted(names)}
+            _assign(module, tensors, {}, dtype)
         module.eval()
         return module
 
@@ -88,7 +91,7 @@ class TorchRunner:
     def run(self, index: int, module: nn.Module, stream: Float[Tensor, "rows length channels"]) -> Tensor:
         """The stream behind a block."""
         args, kwargs = self.call(index, stream.shape[0], stream.shape[1]).arguments(stream.to(self.dtype))
-        with torch.no_grad(), short_products(self.short):
+        with torch.no_grad(), mixed_products() if self.weights != self.dtype else nullcontext():
             return self.graph.blocks[index].returned.stream(module(*args, **kwargs))
 
     def logits(self, tokens: Int64[Tensor, "rows length"], stream: Tensor) -> Float[Tensor, "rows length vocabulary"]:

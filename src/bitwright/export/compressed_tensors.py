@@ -11,7 +11,7 @@ Differs: scales may be negative (a symmetric signed full range); readers multipl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -23,8 +23,8 @@ from bitwright.export.checkpoint import SHARD_BYTES, copy_side_files, write_conf
 from bitwright.export.compressed_config import linears, quantization_config
 from bitwright.export.exporter import Exporter, ExportError
 from bitwright.export.packing import pack_columns, pack_rows
-from bitwright.export.schemes import Scheme, find_scheme
-from bitwright.numerics import Int, QTensor
+from bitwright.export.schemes import find_scheme
+from bitwright.numerics import Float, Int, QTensor, Spec
 from bitwright.store.artifact import Artifact, Entry
 from bitwright.store.layout import open_layout
 from bitwright.store.source import Source
@@ -45,6 +45,7 @@ class CompressedTensors(Exporter):
             reason = _misplaced(entry, layout, modules) or _unwritable(entry)
             if reason:
                 raise ExportError(f"{entry.name}: {reason}. Export with `--to dense`, which holds everything")
+        _check_kept(artifact, layout)
 
     def write(self, artifact: Artifact, out: Path) -> tuple[str, ...]:
         """Write the checkpoint."""
@@ -53,7 +54,7 @@ class CompressedTensors(Exporter):
         copy_side_files(layout, out)
         schemes = {entry.parameter.removesuffix(".weight"): find_scheme(entry.spec) for entry in artifact.entries}
         write_config(layout, out, {"quantization_config": quantization_config(layout, schemes)})
-        return _notes(schemes.values())
+        return _notes(artifact)
 
 
 def _misplaced(entry: Entry, layout: Source, modules: frozenset[str]) -> str | None:
@@ -71,6 +72,22 @@ def _misplaced(entry: Entry, layout: Source, modules: frozenset[str]) -> str | N
         names = ", ".join(layout.checkpoint_names(entry.parameter))
         return f"the checkpoint keeps it in another form ({names}), which has no quantized counterpart"
     return None
+
+
+def _check_kept(artifact: Artifact, layout: Source) -> None:
+    """Refuses what transformers would open without an error and fill with random numbers.
+
+    Beside packed integers it looks for packed experts only, so experts that were kept and that it merges are not found.
+    """
+    quantized = {entry.parameter for entry in artifact.entries}
+    merged = [name for name in layout.parameters() if name not in quantized and layout.renamed(name) is None]
+    if merged and any(isinstance(entry.spec.format, Int) for entry in artifact.entries):
+        parts = layout.checkpoint_names(merged[0])
+        raise ExportError(
+            f"{merged[0]}: it was kept, and the checkpoint has it as {parts[0]} ({len(parts)} tensors); beside packed "
+            f"integers transformers does not find these. Store the other weights in 8-bit floats (fp8), or export with "
+            f"`--to dense`, which holds everything"
+        )
 
 
 def _unwritable(entry: Entry) -> str | None:
@@ -115,17 +132,25 @@ def _unsigned(qtensor: QTensor) -> Tensor:
     return (qtensor.codes.to(torch.int16) - int(qtensor.spec.format.low)).to(torch.uint8)
 
 
-def _notes(schemes: Iterable[Scheme]) -> tuple[str, ...]:
+def _notes(artifact: Artifact) -> tuple[str, ...]:
     """What the measurements in docs/loading.md say about readers of such a checkpoint."""
-    distinct = set(schemes)
+    specs = {entry.spec for entry in artifact.entries}
+    schemes = {find_scheme(spec) for spec in specs}
+    odd = sorted({str(scheme.bits) for scheme in schemes} - {"2", "4", "8"})
     notes: list[str] = []
-    odd = sorted({scheme.bits for scheme in distinct} - {4, 8})
     if odd:
-        notes.append(f"{', '.join(map(str, odd))}-bit codes are packed densely; only some software reads that")
-    if not all(scheme.is_symmetric for scheme in distinct):
-        notes.append(
-            "transformers 5.17 to 5.22 loads asymmetric weights; 5.23 and 5.24 do so only with dequantize=True"
-        )
-    if len(distinct) > 1:
+        notes.append(f"{', '.join(odd)}-bit codes are packed densely; compressed-tensors before 0.18 misreads them")
+    if not all(scheme.is_symmetric for scheme in schemes):
+        notes.append("transformers 5.17 to 5.22 loads asymmetric weights; 5.23 and 5.24 only with dequantize=True")
+    if len(schemes) > 1:
         notes.append("weights are stored in several ways; transformers 5.23 and 5.24 misread that with dequantize=True")
+    if any(_is_rounded(spec, artifact.dtype) for spec in specs):
+        notes.append("scales have another float type than the model; transformers rounds them to the model's")
     return tuple(f"{note} (docs/loading.md)" for note in notes)
+
+
+def _is_rounded(spec: Spec, model: torch.dtype) -> bool:
+    """Whether scales lose bits where a reader holds them in the model's float type, as transformers does."""
+    assert spec.scale is not None
+    form = spec.scale.format
+    return isinstance(form, Float) and model not in (torch.float32, form.kind.dtype)
