@@ -26,13 +26,13 @@ class MixedProducts(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is aten.addmm.default and args[1].dtype != args[2].dtype and not kwargs:
-            return self._product(aten.mm.default, args[1], args[2]).add_(args[0])
+            return self._short(func, args)
         if func in (aten.mm.default, aten.bmm.default) and args[0].dtype != args[1].dtype:
-            return self._product(func, args[0], args[1])
+            return self._short(func, args)
         return func(*args, **kwargs)
 
-    def _product(self, func: Any, left: Tensor, right: Tensor) -> Tensor:
-        product: Tensor = func(left.to(right.dtype), right)
+    def _short(self, func: Any, args: tuple[Any, ...]) -> Tensor:
+        product: Tensor = func(*(factor.to(args[-1].dtype) for factor in args))
         return product.float()
 
 

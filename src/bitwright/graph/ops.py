@@ -21,7 +21,13 @@ aten = torch.ops.aten
 SAME_VALUES = frozenset(
     {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.detach.default, aten.alias.default}
     | {aten.clone.default, aten._to_copy.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default}
-    | {aten.expand.default, aten.contiguous.default, aten.lift_fresh.default, aten.native_dropout.default}
+    | {
+        aten.to.dtype,
+        aten.expand.default,
+        aten.contiguous.default,
+        aten.lift_fresh.default,
+        aten.native_dropout.default,
+    }
 )
 ADDS = frozenset({aten.add.Tensor, aten.add_.Tensor})
 RANKS = frozenset({aten.topk.default, aten.sort.default, aten.argmax.default, aten.sort.stable})
