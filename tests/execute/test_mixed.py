@@ -1,0 +1,61 @@
+"""Float32 activations on weights in bfloat16: the numbers, and that a watch sees through the casts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bitwright.execute.mixed import mixed_products
+from bitwright.graph import Watch, WeightView
+
+
+class Adder(nn.Module):
+    """A linear whose output is added to its input."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8, bias=bias)
+        self.linear.weight.data = self.linear.weight.data.bfloat16()
+
+    def forward(self, stream: torch.Tensor) -> torch.Tensor:
+        return stream + self.linear(stream)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_is_that_of_the_rounded_activation_in_float64(bias: bool) -> None:
+    torch.manual_seed(0)
+    module, x = Adder(bias), torch.randn(2, 3, 8)
+    with torch.no_grad(), mixed_products():
+        found = module.linear(x)
+    wanted = x.bfloat16().double() @ module.linear.weight.double().T
+    if bias:
+        wanted = wanted + module.linear.bias.bfloat16().double()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_watch_sees_the_product_and_the_stream_that_its_output_is_added_to(bias: bool) -> None:
+    module, x = Adder(bias), torch.randn(2, 3, 8)
+    read: list[torch.Tensor] = []
+    added: list[torch.Tensor] = []
+
+    def on_product(view: WeightView, value: torch.Tensor) -> None:
+        read.append(value)
+
+    def on_add(view: WeightView, other: torch.Tensor) -> None:
+        added.append(other)
+
+    with torch.no_grad(), Watch({"linear.weight": module.linear.weight}, on_product, on_add), mixed_products():
+        module(x)
+    assert len(read) == 1 and torch.equal(read[0], x.reshape(6, 8).bfloat16())
+    assert len(added) == 1 and torch.equal(added[0], x)
+
+
+def test_float32_products_are_left_alone() -> None:
+    linear, x = nn.Linear(8, 4), torch.randn(3, 8)
+    with torch.no_grad():
+        plain = linear(x)
+        with mixed_products():
+            assert torch.equal(linear(x), plain)
