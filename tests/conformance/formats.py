@@ -1,4 +1,4 @@
-"""What every number format has to satisfy. Outsiders: `check(form)` for each `check` in CHECKS, with your format."""
+"""What every number format has to satisfy. Outsiders: `check(form)` for each `check` in CHECKS, with a format."""
 
 from __future__ import annotations
 

@@ -81,7 +81,11 @@ def serve() -> None:
         open_source(Path(attempt.model)).skeleton()  # imports the model's module, once for all attempts
         child = os.fork()
         if child == 0:
-            os._exit(_attempt(attempt, engine.tiny.run))
+            try:
+                code = _attempt(attempt, engine.tiny.run)
+            except KeyboardInterrupt:  # between the fork and the run
+                code = INTERRUPTED
+            os._exit(code)
         watched = select.poll()
         watched.register(os.pidfd_open(child), select.POLLIN)
         if not watched.poll(None if attempt.seconds is None else attempt.seconds * 1000):

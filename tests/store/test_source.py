@@ -96,7 +96,9 @@ def test_the_skeleton_with_the_weights_read_into_it_computes_what_the_loaded_mod
     tokens = torch.arange(12).reshape(1, -1)
     with torch.no_grad():
         # experts run one by one here and grouped there, which sums in another order
-        torch.testing.assert_close(model(tokens).logits, loaded(tokens).logits, rtol=1e-5, atol=1e-6)
+        here, there = model(tokens).logits.float(), loaded(tokens).logits.float()
+        rounding = 1e-6 if model.dtype == torch.float32 else 2**-7
+        assert float((here - there).abs().max()) <= rounding * float(there.abs().max())
 
 
 def test_only_the_shard_that_holds_the_tensor_is_opened(sharded):

@@ -21,6 +21,7 @@ from bitwright.graph.graph import Block, Graph, Linear, Outside
 from bitwright.graph.record import Record
 
 _TOKENS = 8
+_CANNOT_RUN = (RuntimeError, TypeError)  # what operators raise where there is no data; numpy() a TypeError
 
 
 def trace(skeleton: nn.Module) -> Graph:
@@ -39,7 +40,7 @@ def trace(skeleton: nn.Module) -> Graph:
             model(input_ids=torch.zeros((1, _TOKENS), dtype=torch.int64), use_cache=False)
     except _Done:
         pass
-    except (RuntimeError, NotImplementedError) as error:
+    except _CANNOT_RUN as error:
         raise TraceError(f"the parts around the blocks cannot be traced: {error}") from error
     if [b.name for b in tracer.blocks] != [name for name, _ in found]:
         raise TraceError(f"{found[0][0]} and its siblings do not each run once, in order; they cannot be streamed")
@@ -103,13 +104,14 @@ def _record(name: str, block: nn.Module, forward: Any, call: Call) -> tuple[tupl
     parameters = {f"{name}.{n}": p for n, p in block.named_parameters()}
     try:
         linears, output = _run_recorded(forward, parameters, _on(call, "meta"))
-    except (RuntimeError, NotImplementedError) as reason:
-        notes = (f"traced on zero weights, because on meta tensors: {str(reason).splitlines()[0]}",)
+    except _CANNOT_RUN as reason:
+        why = (str(reason).splitlines() or [type(reason).__name__])[0]
+        notes = (f"traced on zero weights, because on meta tensors: {why}",)
         real = _zero_block(block)
         zeros = {f"{name}.{n}": p for n, p in real.named_parameters()}
         try:
             linears, output = _run_recorded(real.forward, zeros, _on(call, "cpu"))
-        except (RuntimeError, NotImplementedError) as error:
+        except _CANNOT_RUN as error:
             raise TraceError(f"{name} cannot be traced: {error}") from error
     output = tree_map(lambda x: torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, Tensor) else x, output)
     return _all_slices(linears, parameters), output, notes
