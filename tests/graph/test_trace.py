@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -369,11 +371,10 @@ def test_an_error_without_words_is_named_by_its_kind() -> None:
 
 @pytest.mark.slow
 def test_size_does_not_matter() -> None:
-    """A block of the size of a 70B model, whose weights would be 3.4 GB, is traced without allocating them."""
-    import resource
-    import time
-
+    """Blocks as wide as those of a 70B model, 2.7 GB each, are traced without allocating them."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    graph = trace(models.Odd(8192, models.Zorp, 4).to("meta"))
+    with torch.device("meta"):
+        model = models.Odd(8192, models.Zorp, 4)
+    graph = trace(model)
     assert len(graph.blocks) == 4 and graph.blocks[0].linears[0].view.shape == (16384, 8192)
-    assert time.monotonic() - start < 60 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2e6
+    assert time.monotonic() - start < 30 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6

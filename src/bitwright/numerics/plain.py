@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Mapping
 from enum import Enum
+from inspect import isabstract
 from typing import Any
 
 Plain = Any  # bool, int, float, str, list or dict of such
@@ -73,7 +74,7 @@ def _scalar(data: Plain, kind: type, place: str) -> Any:
 
 
 def _object(data: Plain, kind: type, classes: Mapping[str, type], place: str) -> Any:
-    allowed = sorted(name for name, cls in classes.items() if issubclass(cls, kind))
+    allowed = sorted(name for name, cls in classes.items() if issubclass(cls, kind) and not isabstract(cls))
     if not isinstance(data, dict):
         raise PlainError(f"{place}: expected a table with type = one of {allowed}, found {data!r}")
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)

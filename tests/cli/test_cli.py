@@ -1,0 +1,160 @@
+"""The command line: every verb once, `--json` alone on stdout, and user errors as one paragraph with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitwright.version import __version__
+from cli.conftest import call, save_llama
+
+SHORT = ("--samples", 8, "--length", 32)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a result but run.json, which holds times."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_plan_folds_rows_that_are_alike_in_all_blocks(model: Path) -> None:
+    found = call("plan", model, "--recipe", "w4a16")
+    assert found.exit_code == 0
+    assert "model.layers.*" in found.stdout and "model.layers.1." not in found.stdout
+    assert "predicted: peak memory" in found.stdout and "kept by default" in found.stdout
+
+
+def test_plan_json_has_every_weight_and_the_cost(model: Path) -> None:
+    data = json.loads(call("plan", model, "--recipe", "w4a16", "--json").stdout)
+    assert len(data["weights"]) == 14 and data["cost"]["bits_per_weight"] == pytest.approx(4.15625)
+    assert {one["kind"] for one in data["kept"]} == {"embedding", "head", "norm"}
+
+
+def test_quantize_says_what_came_out_as_json(model: Path, text: Path, tmp_path: Path) -> None:
+    found = call(
+        "quantize", model, "-r", "w3a16", "-c", text, *SHORT, "-o", tmp_path / "out", "--to", "dense", "--json"
+    )
+    data = json.loads(found.stdout)
+    assert data["blocks"] == 2 and data["bytes"] < data["bytes_original"]
+    assert (Path(data["export"]) / "config.json").is_file()
+
+
+def test_a_second_run_goes_on_where_the_first_was_stopped(model: Path, text: Path, tmp_path: Path) -> None:
+    command = ("quantize", model, "-r", "w4a16", "-c", text, *SHORT, "-o", tmp_path / "out")
+    assert call(*command).exit_code == 0
+    before = contents(tmp_path / "out")
+    for name in ("manifest.json", "blocks/00001.json", "blocks/00001.safetensors"):
+        (tmp_path / "out" / name).unlink()
+    found = call(*command)
+    assert found.exit_code == 0 and "1 of 2 blocks were found on disk" in found.stdout
+    assert contents(tmp_path / "out") == before
+
+
+def test_evaluate_gives_the_promised_figures(model: Path, text: Path, finished: Path) -> None:
+    found = call("evaluate", finished, "--against", model, "--text", text, "--json")
+    data = json.loads(found.stdout)
+    wanted = {"perplexity", "perplexity_original", "kl_mean", "kl_p999", "top1_agreement", "bits_per_weight"}
+    assert wanted | {"bytes", "bytes_original"} <= data.keys()
+    assert 0 < data["kl_mean"] < data["kl_p999"]
+    assert json.loads((finished / "scores.json").read_text())["kl_mean"] == data["kl_mean"]
+
+
+@pytest.mark.parametrize("form", ["compressed-tensors", "dense"])
+def test_export_writes_a_checkpoint(finished: Path, tmp_path: Path, form: str) -> None:
+    found = call("export", finished, "--to", form, "-o", tmp_path / "out", "--json")
+    assert found.exit_code == 0 and json.loads(found.stdout)["bytes"] > 0
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_report_writes_a_page(finished: Path, tmp_path: Path) -> None:
+    assert call("report", finished, "-o", tmp_path / "page.html").exit_code == 0
+    assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def refused(*arguments: object) -> str:
+    """What stderr says of a command that must be refused."""
+    found = call(*arguments)
+    assert found.exit_code == 2, found.output
+    assert "Traceback" not in found.output and not found.stdout
+    return " ".join(found.stderr.split())
+
+
+def test_an_unknown_preset_lists_the_known_ones(model: Path) -> None:
+    assert "w4a16" in refused("plan", model, "-r", "w5a16")
+
+
+def test_an_unknown_recipe_field_is_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('[[rules]]\nmatch = "*"\nweight = "int4"\n')
+    assert "'weight'" in refused("plan", model, "-r", tmp_path / "r.toml")
+
+
+def test_a_recipe_that_needs_data_asks_for_it(model: Path, tmp_path: Path) -> None:
+    assert "--calibration" in refused("quantize", model, "-r", "w4a16", "-o", tmp_path / "out")
+
+
+def test_a_text_without_tokens_is_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    words = refused("quantize", model, "-r", "w4a16", "-c", tmp_path / "empty.txt", "-o", tmp_path / "out")
+    assert "empty" in words and not (tmp_path / "out").exists()
+
+
+def test_a_row_longer_than_the_positions_is_refused(model: Path, text: Path, tmp_path: Path) -> None:
+    words = refused("quantize", model, "-r", "w4a16", "-c", text, "--length", 100, "-o", tmp_path / "out")
+    assert "100" in words and "64" in words
+
+
+def test_a_group_that_does_not_divide_names_weight_and_remedy(tmp_path: Path) -> None:
+    words = refused("plan", save_llama(tmp_path, intermediate_size=352), "-r", "w4a16")
+    assert "down_proj" in words and "352" in words and "32" in words
+
+
+def test_a_folder_of_another_run_is_refused(model: Path, text: Path, finished: Path) -> None:
+    words = refused("quantize", model, "-r", "w3a16", "-c", text, *SHORT, "-o", finished)
+    assert "different run" in words
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    assert "nowhere" in refused("plan", tmp_path / "nowhere", "-r", "w4a16")
+
+
+def test_a_quantized_source_is_refused(finished: Path, tmp_path: Path) -> None:
+    assert call("export", finished, "--to", "compressed-tensors", "-o", tmp_path / "ct").exit_code == 0
+    assert "quantized" in refused("plan", tmp_path / "ct", "-r", "w4a16")
+
+
+def test_too_little_memory_is_refused_with_the_prediction(model: Path) -> None:
+    assert "GiB" in refused("plan", model, "-r", "w4a16", "--max-ram", "64MiB")
+
+
+def test_another_model_than_the_source_is_refused(text: Path, finished: Path, tmp_path: Path) -> None:
+    other = save_llama(tmp_path, hidden_size=64)
+    assert refused("evaluate", finished, "--against", other, "--text", text)
+
+
+def test_an_unknown_export_lists_the_known_ones(finished: Path, tmp_path: Path) -> None:
+    assert "dense" in refused("export", finished, "--to", "gguf", "-o", tmp_path / "out")
+
+
+def test_the_container_that_cannot_hold_a_format_names_dense(model: Path, text: Path, tmp_path: Path) -> None:
+    assert call("quantize", model, "-r", "nf4", "-c", text, *SHORT, "-o", tmp_path / "nf4").exit_code == 0
+    assert "dense" in refused("export", tmp_path / "nf4", "--to", "compressed-tensors", "-o", tmp_path / "out")
+
+
+def test_ctrl_c_says_how_to_go_on(model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitwright.cli.quantize.run", interrupt)
+    found = call("quantize", model, "-r", "w4a16", "-c", text, *SHORT, "-o", tmp_path / "out")
+    assert found.exit_code == 130 and "same command again" in found.stderr
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bitwright.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == __version__

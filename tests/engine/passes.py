@@ -1,0 +1,93 @@
+"""One block in both forms with streams that differ, and what a forward hook on its modules sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.engine.block import Rows, advance
+from bitwright.engine.collect import Pair, Pass, by_input
+from bitwright.engine.tape import plan_tape
+from bitwright.execute import StreamFile, TorchRunner
+from bitwright.quantize import plan_source
+from bitwright.recipe.plan import BlockJob, Step
+from bitwright.recipe.presets import asymmetric
+from bitwright.recipe.recipe import Recipe, Rule
+from bitwright.store.source import open_source
+
+ROWS = Rows(10, 2, 16)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A block whose second copy has other weights and reads another stream."""
+
+    job: BlockJob
+    block: Pass
+    streams: Pair
+    folder: Path
+
+    @property
+    def groups(self) -> list[tuple[Step, ...]]:
+        """The inputs of all stages."""
+        return [group for stage in self.job.stages for group in by_input(stage)]
+
+    def taped(self) -> Pass:
+        """The same block after the run of the original that fills a tape."""
+        runner = self.block.runner
+        tape = plan_tape(self.job, self.folder, ROWS.count, ROWS.length, runner.dtype)
+        block = Pass(runner, self.block.index, self.block.original, self.block.quantized, tape)
+        behind = StreamFile(self.folder / "behind", self.streams.original.shape, runner.dtype)
+        advance(block, block.original, (self.streams.original, behind), ROWS, tape)
+        return block
+
+
+def setting(source_folder: Path, folder: Path, index: int) -> Setting:
+    """Block `index` of a model, with noise on the weights and on the stream of its second copy."""
+    source = open_source(source_folder)
+    plan = plan_source(source, Recipe((Rule("*", asymmetric(3, 16)),)))
+    runner = TorchRunner(source, plan.graph, torch.float32)
+    runner.load_outside()
+    noise = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, 160, (ROWS.count, ROWS.length), generator=noise)
+    original = runner.first_stream(tokens)
+    quantized = original + 0.02 * torch.randn(original.shape, generator=noise)
+    pair = Pair(*(StreamFile(folder / name, tuple(original.shape), torch.float32) for name in ("one", "other")))
+    for file, stream in ((pair.original, original), (pair.quantized, quantized)):
+        file.create()
+        file.write(0, stream)
+    weights = source.read(plan.graph.blocks[index].parameters)
+    other = {n: w + 0.01 * torch.randn(w.shape, generator=noise) for n, w in weights.items()}
+    block = Pass(runner, index, runner.block(index, weights), runner.block(index, other))
+    return Setting(plan.blocks[index], block, pair, folder)
+
+
+@contextmanager
+def reads(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What every submodule reads while the context lasts, by name, as tokens in float64: [tokens, channels]."""
+    seen: dict[str, Tensor] = {}
+
+    def hook(name: str) -> object:
+        def note(_: nn.Module, args: tuple[object, ...]) -> None:
+            if args and isinstance(args[0], Tensor):
+                seen[name] = args[0].detach().double().flatten(0, -2)
+
+        return note
+
+    handles = [one.register_forward_pre_hook(hook(name)) for name, one in module.named_modules() if name]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+def seen_by_hooks(one: Setting, module: nn.Module, stream: Tensor) -> dict[str, Tensor]:
+    """The same for one run of the block, and under `""` the stream that the block itself reads."""
+    one.block.runner.note_calls(*stream.shape[:2])
+    with reads(module) as seen:
+        one.block.runner.run(one.block.index, module, stream)
+    return seen | {"": stream.double().flatten(0, -2)}
