@@ -48,10 +48,13 @@ class Setting:
 
 
 def setting(source_folder: Path, folder: Path, index: int) -> Setting:
-    """Block `index` of a model, with noise on the weights and on the stream of its second copy."""
+    """Block `index` of a model, with noise on the weights and on the stream of its second copy.
+
+    Computed as a run does by default: activations in float32, matrices in the checkpoint's type.
+    """
     source = open_source(source_folder)
     plan = plan_source(source, Recipe((Rule("*", asymmetric(3, 16)),)))
-    runner = TorchRunner(source, plan.graph, torch.float32)
+    runner = TorchRunner(source, plan.graph, torch.float32, source.dtype)
     runner.load_outside()
     noise = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 160, (ROWS.count, ROWS.length), generator=noise)

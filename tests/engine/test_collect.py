@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,6 +102,15 @@ def test_the_tape_gives_the_same_sums_to_float32_in_batches_of_another_size(one:
     ):
         assert count == tokens
         torch.testing.assert_close(total, other, rtol=1e-4, atol=1e-5 * float(total.abs().max()))
+
+
+def test_the_tape_gives_the_same_sums_of_a_model_in_bfloat16(tmp_path: Path) -> None:
+    mixed = setting(model(tmp_path / "model", dtype=torch.bfloat16), tmp_path, 1)
+    taped = mixed.taped()
+    assert_same(
+        collect(mixed.block, mixed.groups, mixed.streams, ROWS.fitted),
+        collect(taped, mixed.groups, mixed.streams, ROWS.fitted),
+    )
 
 
 def test_portions_do_not_change_the_sums(one: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
