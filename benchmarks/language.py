@@ -65,11 +65,9 @@ def accuracy(arguments: argparse.Namespace, pythons: dict[str, str]) -> None:
             command = [sys.executable, str(HERE / "kl.py"), arguments.model, str(folder), "--text", arguments.heldout]
             score = run_json([*command, "--chars", "200000", "--length", str(arguments.length)])[-1]
             found[peer] = score["kl_mean"]
-            print(
-                f"{bits:>4} {peer:<15} {score['kl_mean']:>8.5f} {score['kl_p999']:>8.4f} "
-                f"{score['top1_agreement']:>6.4f} {score['perplexity']:>8.3f} {cost['seconds']:>8.1f} {cost['peak_anonymous_bytes'] / 2**20:>6.0f}",
-                flush=True,
-            )
+            figures = f"{score['kl_mean']:>8.5f} {score['kl_p999']:>8.4f} {score['top1_agreement']:>6.4f}"
+            costs = f"{cost['seconds']:>8.1f} {cost['peak_anonymous_bytes'] / 2**20:>6.0f}"
+            print(f"{bits:>4} {peer:<15} {figures} {score['perplexity']:>8.3f} {costs}", flush=True)
         others = [value for peer, value in found.items() if peer != "bitwright"]
         if others:
             print(f"     ratio to the best peer: {found['bitwright'] / min(others):.3f}", flush=True)

@@ -132,7 +132,7 @@ def test_what_was_written_reads_back_the_same(recipe: Recipe) -> None:
             r"recipe\.rules\[0\]\.weights\.format: an integer format has 1 to 8 bits; found 9",
         ),
         (
-            "rules = [{ match = '*', weights = { format = { type = 'E2M1' }, zero = { format = { type = 'E2M1' } } } }]",
+            "rules = [{ match = '*', weights = { format = { type = 'E2M1' }, zero = { format = {type = 'E2M1'} } } }]",
             r"recipe\.rules\[0\]\.weights: a spec without a tile",
         ),
     ],

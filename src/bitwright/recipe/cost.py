@@ -50,6 +50,11 @@ class Types:
         """Whether weights are used as the file holds them."""
         return self.source == self.compute
 
+    @property
+    def keeps_matrices(self) -> bool:
+        """Whether the matrices of linears stay as the file holds them (see `execute/mixed.py`)."""
+        return self.is_same or (self.source, self.compute) == (torch.bfloat16, torch.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -149,7 +154,7 @@ def _block_peak(job: BlockJob, rows: int, length: int, types: Types) -> int:
     if rows == 0:
         largest = max((_elements(step.linear.view.shape) for step in job.steps), default=0)
         return 5 * planned + 4 * _SOLVER_COPIES * largest
-    copies = planned * types.source.itemsize + (0 if types.is_same else 2 * planned * types.compute.itemsize)
+    copies = planned * types.source.itemsize + (0 if types.keeps_matrices else 2 * planned * types.compute.itemsize)
     tokens = min(max(1, BATCH_TOKENS // length), rows) * length
     baseline = 2 * 4 * planned  # every weight in float32, and rounded to nearest
     done = 5 * planned  # of finished weights: the original in float32, and the codes
