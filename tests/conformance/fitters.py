@@ -8,7 +8,7 @@ from torch import Tensor
 from bitwright.numerics import AbsMax, Fitter, Int, MinMax, MseGrid, Spec, quantize, store_params
 from conformance.specs import random_weight
 
-FITTERS: dict[str, Fitter] = {"AbsMax": AbsMax(), "MinMax": MinMax(), "MseGrid": MseGrid(steps=4, fine=1)}
+FITTERS: dict[str, Fitter] = {"AbsMax": AbsMax(), "MinMax": MinMax(), "MseGrid": MseGrid(steps=3, fine=1)}
 
 SHAPE = (8, 256)
 

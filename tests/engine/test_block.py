@@ -13,7 +13,7 @@ from bitwright.store.batches import Batches
 from engine.tiny import RECIPE, token_rows
 from store.small_models import GROUPED
 
-# type -> a number close to its largest, and weights that make a block add a tenth of that
+# type -> a number close to its largest, and weights that make a block add enough to pass it
 EDGES = {torch.float16: (6.5e4, 2e4), torch.bfloat16: (3.3e38, 1e38)}
 
 
@@ -23,7 +23,7 @@ def edgy(folder: Path, dtype: torch.dtype) -> Path:
     whole = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**GROUPED), dtype=torch.float32)
     for parameter in whole.parameters():
         parameter.data.normal_(0, 0.1)
-    whole.model.embed_tokens.weight.data[7] = EDGES[dtype][0]
+    whole.model.embed_tokens.weight.data[7] = EDGES[dtype][0] * torch.tensor([1.0, -1.0]).repeat(16)
     whole.model.layers[0].self_attn.o_proj.weight.data.zero_()
     whole.model.layers[0].mlp.down_proj.weight.data.zero_()
     whole.model.layers[1].self_attn.o_proj.weight.data.fill_(0.0)[:, :8] = EDGES[dtype][1]
@@ -40,8 +40,7 @@ def rows_with_word_7_at_the_end_of(row: int) -> Batches:
     return Batches(rows, 2, f"7 in {row}")
 
 
-@pytest.mark.parametrize("dtype", EDGES)
-@pytest.mark.parametrize("row", [4, 19])
+@pytest.mark.parametrize(("dtype", "row"), [(torch.float16, 4), (torch.float16, 19), (torch.bfloat16, 4)])
 def test_an_overflow_names_the_block_and_the_row(dtype: torch.dtype, row: int, tmp_path: Path) -> None:
     source = edgy(tmp_path / "model", dtype)
     message = rf"^model\.layers\.1: its output for calibration row {row} is not finite; .* \(--compute float32\)$"

@@ -20,7 +20,7 @@ from bitwright.numerics import (
     store_params,
 )
 from conformance import references
-from conformance.specs import EXACT_ZERO, SPECS, random_weight
+from conformance.specs import SPECS, random_weight
 
 UNSIGNED4 = Int(4, signed=False)
 SMALL = {
@@ -93,7 +93,7 @@ def test_fine_steps_reach_what_a_greedy_search_by_hand_reaches(spec: Spec) -> No
 def test_it_is_never_worse_than_minmax(name: str, weighted: bool) -> None:
     spec, weight = SPECS[name], random_weight(16, 512)
     importance = torch.rand(1, 512) ** 4 if weighted else None
-    found, full = MseGrid(steps=6).fit(spec, weight, importance), MinMax().fit(spec, weight)
+    found, full = MseGrid(steps=5, fine=1).fit(spec, weight, importance), MinMax().fit(spec, weight)
     before, after = error_of(spec, weight, full, importance), error_of(spec, weight, found, importance)
     shared = spec.tile is None or spec.tile.rows != 1 or name == "nvfp4"
     if shared:
@@ -101,7 +101,7 @@ def test_it_is_never_worse_than_minmax(name: str, weighted: bool) -> None:
     assert bool((after <= before * (1 + 1e-5)).all())
 
 
-@pytest.mark.parametrize("name", EXACT_ZERO)
+@pytest.mark.parametrize("name", ["int4", "int2_asymmetric", "mxfp4", "fp8_block", "k_quant"])
 def test_chunks_of_rows_do_not_change_the_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, weight, importance = SPECS[name], random_weight(32, 256), torch.rand(32, 256)
     whole = MseGrid(steps=5).fit(spec, weight, importance)
@@ -130,7 +130,7 @@ def test_chunks_of_rows_do_not_change_the_result(name: str, monkeypatch: pytest.
     ids=lambda value: str(value),
 )
 def test_distortion_of_normal_weights_is_that_of_the_table(spec: Spec, fitter: Fitter, expected: float) -> None:
-    weight = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(384, 512, generator=torch.Generator().manual_seed(0))
     found = (quantize(weight, spec, fitter.fit(spec, weight)).dequantize() - weight).square().mean()
     assert float(found) == pytest.approx(expected, rel=0.02)
 

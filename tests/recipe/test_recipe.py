@@ -1,65 +1,63 @@
-"""Recipes: TOML there and back, strict reading, first match wins."""
+"""Which rule decides about which weight."""
 
 from __future__ import annotations
 
 import pytest
 
-from bitwright.numerics import Int, Spec, per_group
-from bitwright.numerics.plain import PlainError
-from bitwright.recipe.presets import PRESETS, nearest
-from bitwright.recipe.recipe import Recipe, Rule, Search
-from bitwright.recipe.text import find_recipe, read_recipe, write_recipe
-from bitwright.solvers import Feedback, Groups, Order
+from bitwright.numerics import Int, Spec
+from bitwright.recipe.recipe import KINDS, Recipe, Refinement, Rule, Search
 
-INT4 = Spec(Int(4), per_group(64))
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_survives_toml(name: str) -> None:
-    recipe = find_recipe(name)
-    assert read_recipe(write_recipe(recipe)) == recipe
-    assert read_recipe(write_recipe(nearest(recipe))) == nearest(recipe)
-
-
-def test_a_recipe_with_every_kind_of_choice_survives_toml() -> None:
-    solver = Feedback(damp=0.05, order=Order.NATURAL, groups=Groups.DYNAMIC, sweeps=3)
-    recipe = Recipe(
-        (Rule("*.v_proj", INT4, solver), Rule("kind:head", None)), search=Search(stream=(0.0,), guard=False)
-    )
-    assert read_recipe(write_recipe(recipe)) == recipe
-
-
-def test_the_first_rule_that_matches_decides() -> None:
-    recipe = Recipe((Rule("*.0.*.v_proj", None), Rule("v_proj", INT4), Rule("*", Spec(Int(8), per_group(32)))))
-    first = recipe.rule_for("model.layers.0.self_attn.v_proj", "linear")
-    assert first is recipe.rules[0]
-    assert recipe.rule_for("model.layers.1.self_attn.v_proj", "linear") is recipe.rules[1]
-    assert recipe.rule_for("model.layers.1.mlp.up_proj", "linear") is recipe.rules[2]
-
-
-def test_a_star_means_linears_only() -> None:
-    recipe = Recipe((Rule("*", INT4),))
-    assert recipe.rule_for("lm_head", "head") is None and recipe.rule_for("x.gate", "router") is None
+LAYER = "model.layers.3.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("pattern", "name", "kind", "matches"),
     [
-        ('[[rules]]\nmatch = "*"\nweight = 4', "'weight'"),
-        ('[[rules]]\nmatch = "*"\nweights = { type = "Spec", format = { type = "Int", width = 9 } }', "1 to 8"),
-        ('[[rules]]\nmatch = "*"\nweights = { type = "Spec", format = { type = "Flot" } }', "Float8"),
-        ('solver = { type = "Feedback", order = "upwards" }\nrules = []', "natural"),
-        ('solver = { type = "Feedback", damp = "much" }\nrules = []', "float"),
-        ('solver = { type = "Feedback", groups = "dynamic" }\nrules = []', "natural order"),
-        ('[[rules]]\nmatch = "kind:knee"', "kind is one of"),
-        ("rules = [", "not valid TOML"),
+        ("*", LAYER, "linear", True),
+        ("*", "model.layers.3.mlp.gate", "router", False),
+        ("*", "model.embed_tokens.weight", "embedding", False),
+        ("*", "lm_head.weight", "head", False),
+        ("q_proj", LAYER, "linear", True),
+        ("*.q_proj", LAYER, "linear", True),
+        ("self_attn.*", LAYER, "linear", True),
+        ("*q_proj", "eq_proj", "linear", True),
+        ("q_proj", "eq_proj", "linear", False),
+        ("q_proj", "model.q_proj.lora", "linear", False),
+        ("Q_PROJ", LAYER, "linear", False),
+        ("layers.[0-2].*", LAYER, "linear", False),
+        ("layers.[3-5].*", LAYER, "linear", True),
+        ("model.layers.?.*", LAYER, "linear", True),
+        ("experts.down_proj.*", "model.layers.0.mlp.experts.down_proj.7", "linear", True),
+        ("kind:router", "model.layers.3.mlp.gate", "router", True),
+        ("kind:linear", "model.layers.3.mlp.gate", "router", False),
+        ("kind:head", "lm_head.weight", "head", True),
+        ("lm_head*", "lm_head.weight", "head", True),
     ],
 )
-def test_what_is_wrong_with_a_recipe_is_named(text: str, word: str) -> None:
-    with pytest.raises(PlainError, match=word):
-        read_recipe(text)
+def test_a_pattern_matches_names_and_kinds(pattern: str, name: str, kind: str, matches: bool) -> None:
+    assert Rule(pattern).matches(name, kind) is matches
 
 
-def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(PlainError, match="w2a16"):
-        find_recipe("w1")
+def test_the_first_rule_that_matches_decides() -> None:
+    four, eight = Spec(Int(4)), Spec(Int(8))
+    recipe = Recipe((Rule("*.down_proj", eight), Rule("kind:router"), Rule("*", four), Rule("*.q_proj", eight)))
+    assert recipe.rule_for("a.down_proj", "linear") is recipe.rules[0]
+    assert recipe.rule_for("a.q_proj", "linear") is recipe.rules[2]
+    assert recipe.rule_for("a.gate", "router") is recipe.rules[1]
+    assert recipe.rule_for("a.embed", "embedding") is None
+
+
+def test_an_unknown_kind_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ValueError, match=r"'kind:lineal': a kind is one of linear, embedding, head, router"):
+        Rule("kind:lineal")
+    assert [Rule(f"kind:{kind}").matches("x", kind) for kind in KINDS] == [True] * len(KINDS)
+
+
+@pytest.mark.parametrize("wrong", [{"inputs": ()}, {"stream": (-0.5, 1.0)}], ids=str)
+def test_a_search_without_strengths_is_refused(wrong: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValueError, match=r"search\.(inputs|stream) lists at least one strength"):
+        Search(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_refinement_reads_as_words() -> None:
+    assert str(Refinement(2, 1)) == "refined 2+1"

@@ -12,10 +12,10 @@ from torch import Tensor
 from bitwright.numerics import PER_TENSOR, Fitter, Float8, Int, MinMax, MseGrid, Params, Spec, quantize, store_params
 from bitwright.solvers import Feedback, Groups, Importance, Nearest, Order, Problem, output_loss
 from conformance import references
-from conformance.specs import SPECS, asymmetric, random_gram, random_weight
+from conformance.specs import CORE, SPECS, asymmetric, random_gram, random_weight
 
 ROWS, COLS = 16, 128
-SEARCH = MseGrid(steps=6)
+SEARCH = MseGrid(steps=5, fine=1)
 MATRIX = ["int4", "int4_asymmetric", "int2_asymmetric", "nf4", "nvfp4", "k_quant", "mxfp4", "fp8_row", "binary"]
 
 
@@ -79,7 +79,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize(
+    "name", [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in MATRIX]
+)
 @pytest.mark.parametrize("solver", VARIANTS.values(), ids=VARIANTS)
 def test_it_equals_the_unblocked_textbook(solver: Feedback, name: str) -> None:
     problem = Problem(random_weight(ROWS, COLS), SPECS[name], random_gram(COLS))
@@ -138,9 +140,9 @@ def test_the_gram_diagonal_weighs_the_search_if_asked() -> None:
 
 
 @pytest.mark.parametrize("groups", list(Groups))
-@pytest.mark.parametrize("name", ["int4", "int2_asymmetric", "nvfp4", "k_quant", "fp8_row"])
+@pytest.mark.parametrize("name", ["int2_asymmetric", "nvfp4", "k_quant", "fp8_row"])
 def test_the_block_size_does_not_matter(name: str, groups: Groups) -> None:
-    problem = Problem(random_weight(32, 256), SPECS[name], random_gram(256))
+    problem = Problem(random_weight(8, 256), SPECS[name], random_gram(256))
     order = Order.NATURAL if groups is Groups.DYNAMIC else Order.ACTIVATION
     one, *others = (
         Feedback(SEARCH, order=order, groups=groups, block=block).solve(problem).qtensor.dequantize()
@@ -153,8 +155,9 @@ def test_the_block_size_does_not_matter(name: str, groups: Groups) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_on_correlated_inputs_it_is_better_than_nearest(name: str) -> None:
     problem = Problem(random_weight(32, COLS), SPECS[name], random_gram(COLS))
-    assert Feedback(SEARCH).solve(problem).loss <= Nearest(SEARCH).solve(problem).loss
     assert Feedback(MinMax()).solve(problem).loss <= Nearest(MinMax()).solve(problem).loss
+    if name in CORE:
+        assert Feedback(SEARCH).solve(problem).loss <= Nearest(SEARCH).solve(problem).loss
 
 
 def test_it_follows_the_weights_scale() -> None:

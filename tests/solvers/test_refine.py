@@ -41,7 +41,7 @@ def test_a_descent_raises_the_loss_of_no_row(name: str, solver: str) -> None:
 
 
 @pytest.mark.parametrize("solver", ["Nearest", "Feedback"])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", ROWWISE)
 def test_a_refit_raises_the_loss_of_no_row(name: str, solver: str) -> None:
     before, weight, gram = start(name, solver)
     after = refit(before, weight, gram)

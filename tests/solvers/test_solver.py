@@ -11,11 +11,17 @@ from bitwright import solvers
 from bitwright.numerics import Spec
 from bitwright.solvers import Solver, output_loss
 from conformance.solvers import CHECKS, SOLVERS
-from conformance.specs import SPECS, random_gram, random_weight
+from conformance.specs import CORE, SPECS, random_gram, random_weight
+
+FIRST = ("Nearest", "Feedback")  # on every spec also in the quick run
+MATRIX = [
+    pytest.param(solver, spec, id=f"{method}-{name}", marks=() if method in FIRST or name in CORE else pytest.mark.slow)
+    for method, solver in SOLVERS.items()
+    for name, spec in SPECS.items()
+]
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize(("solver", "spec"), MATRIX)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_solver_conforms(check: Callable[[Solver, Spec], None], solver: Solver, spec: Spec) -> None:
     check(solver, spec)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,10 +82,15 @@ def quantize_block(
     outcomes = []
     for stage in job.stages:
         outcomes += stage_run.run(stage, flow.before, flow.rows.fitted)
+    error = held_out.error(block) if flow.rows.held_out else None
+    if search.guard and error is not None and baseline is not None and error > baseline:
+        outcomes = [_fall_back(outcome, error, baseline) for outcome in outcomes]
+        matrices = {one.step.linear.view: one.solution.qtensor.dequantize() for one in outcomes}
+        put_weights(block.quantized, job.block.name, matrices)
+        error = held_out.error(block)
     advance(block, block.quantized, (flow.before.quantized, flow.behind.quantized), flow.rows)
     if tape is not None:
         tape.delete()
-    error = held_out.error(block) if flow.rows.held_out else None
     return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, error, baseline))
 
 
@@ -156,6 +161,14 @@ def _nearest_error(job: BlockJob, block: Pass, held_out: HeldOut, weights: Mappi
     error = held_out.error(block)
     put_weights(block.quantized, prefix, views)
     return error
+
+
+def _fall_back(outcome: Outcome, error: float, baseline: float) -> Outcome:
+    """The weight rounded to nearest, because the block as a whole came out worse than that on the held-out rows."""
+    note = f"rounded to nearest: held-out block error {baseline:.4g} instead of {error:.4g}"
+    solution = Nearest().solve(Problem(outcome.weight, outcome.step.spec))
+    solution = replace(solution, notes=(*outcome.solution.notes, note))
+    return replace(outcome, solution=solution, chosen="nearest", loss=outcome.loss_nearest)
 
 
 def _tensors(outcomes: list[Outcome]) -> dict[str, QTensor]:

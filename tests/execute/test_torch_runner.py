@@ -1,0 +1,193 @@
+"""A model run part by part gives, bit for bit, the logits of the whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from bitwright.execute import TorchRunner
+from bitwright.graph import TraceError, trace
+from bitwright.store.source import Source, open_source
+from store.small_models import GROUPED, SIZES, save
+
+WINDOW = {**GROUPED, "sliding_window": 4}
+PLAIN = {"vocab_size": 160, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+EXPERTS = {**GROUPED, "num_experts_per_tok": 2}
+OPT = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+DEEPSEEK = {**EXPERTS, **LATENT, "num_key_value_heads": 4, "n_routed_experts": 4, "moe_intermediate_size": 32}
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama": ("LlamaConfig", GROUPED),
+    "tied": ("LlamaConfig", {**GROUPED, "tie_word_embeddings": True}),
+    "mistral": ("MistralConfig", WINDOW),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 16}),
+    "gemma2": ("Gemma2Config", {**WINDOW, "head_dim": 16}),
+    "gemma3": ("Gemma3TextConfig", {**WINDOW, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    "phi3": ("Phi3Config", GROUPED),
+    "phi": ("PhiConfig", SIZES),
+    "gpt2": ("GPT2Config", PLAIN),
+    "gptj": ("GPTJConfig", {**PLAIN, "rotary_dim": 4}),
+    "neox": ("GPTNeoXConfig", SIZES),
+    "opt": ("OPTConfig", {**OPT, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "opt-projected": ("OPTConfig", {**OPT, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "falcon": ("FalconConfig", OPT),
+    "falcon-alibi": ("FalconConfig", {**OPT, "alibi": True}),
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 160}),
+    "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
+    "deepseek": ("DeepseekV3Config", {**DEEPSEEK, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1}),
+    "gptoss": ("GptOssConfig", {**WINDOW, "head_dim": 8, "num_local_experts": 4}),
+    "olmo2": ("Olmo2Config", GROUPED),
+    "cohere": ("CohereConfig", GROUPED),
+    "granite": ("GraniteConfig", {**GROUPED, "embedding_multiplier": 3.0, "logits_scaling": 2.0}),
+    "stablelm": ("StableLmConfig", GROUPED),
+    "glm4": ("Glm4Config", {**GROUPED, "head_dim": 8}),
+}
+# rows, tokens, rows at a time: the last batch is smaller where it does not divide
+BATCHES = [(1, 1, 1), (5, 9, 2), (3, 17, 3)]
+
+
+def opened(folder: Path, family: str, dtype: torch.dtype = torch.float32) -> tuple[Source, nn.Module]:
+    """A model's source, and the whole of it as transformers loads it."""
+    kind, fields = FAMILIES[family]
+    save(folder, getattr(transformers, kind)(**fields), dtype=dtype)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager")
+    return open_source(folder), whole.eval()
+
+
+def in_parts(runner: TorchRunner, source: Source, tokens: Tensor, size: int) -> Tensor:
+    """Logits of all rows, some at a time: prefix for all, then block by block, then suffix for all."""
+    parts = tokens.split(size)
+    runner.load_outside()
+    streams = [runner.first_stream(part) for part in parts]
+    runner.drop_outside()
+    for index, block in enumerate(runner.graph.blocks):
+        held = [name for name in source.parameters() if name.startswith(block.name + ".")]
+        module = runner.block(index, source.read(held))
+        streams = [runner.run(index, module, stream) for stream in streams]
+    runner.load_outside()
+    return torch.cat([runner.logits(part, stream) for part, stream in zip(parts, streams, strict=True)])
+
+
+def at_once(whole: nn.Module, tokens: Tensor, size: int) -> Tensor:
+    """The whole model's logits of the same batches."""
+    with torch.no_grad():
+        return torch.cat([whole(input_ids=part, use_cache=False).logits for part in tokens.split(size)])
+
+
+def drawn(rows: int, length: int) -> Tensor:
+    return torch.randint(3, 160, (rows, length), generator=torch.Generator().manual_seed(rows))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_in_parts_are_those_of_the_whole_model(family: str, tmp_path: Path) -> None:
+    source, whole = opened(tmp_path, family)
+    runner = TorchRunner(source, trace(source.skeleton()), torch.float32)
+    for rows, length, size in BATCHES:
+        tokens = drawn(rows, length)
+        found = in_parts(runner, source, tokens, size)
+        assert torch.equal(found, at_once(whole, tokens, size)), (rows, length, size)
+        assert found.std() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_short_type_gives_the_same_too(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    source, whole = opened(tmp_path, family, dtype)
+    runner = TorchRunner(source, trace(source.skeleton()), dtype)
+    assert torch.equal(in_parts(runner, source, drawn(3, 9), 2), at_once(whole, drawn(3, 9), 2))
+
+
+def test_a_short_model_in_float32_is_the_whole_model_in_float32(tmp_path: Path) -> None:
+    source, whole = opened(tmp_path, "llama", torch.bfloat16)
+    runner = TorchRunner(source, trace(source.skeleton()), torch.float32)
+    assert torch.equal(in_parts(runner, source, drawn(3, 9), 2), at_once(whole.float(), drawn(3, 9), 2))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matrices_in_bfloat16_under_float32_activations_lose_only_their_rounding(family: str, tmp_path: Path) -> None:
+    source, whole = opened(tmp_path, family, torch.bfloat16)
+    runner = TorchRunner(source, trace(source.skeleton()), torch.float32, torch.bfloat16)
+    found, wanted = in_parts(runner, source, drawn(3, 9), 2), at_once(whole.float(), drawn(3, 9), 2)
+    assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
+def test_a_block_is_a_copy_of_its_own(tmp_path: Path) -> None:
+    source, _ = opened(tmp_path, "llama")
+    runner = TorchRunner(source, trace(source.skeleton()), torch.float32)
+    weights = source.read(runner.graph.blocks[1].parameters)
+    one, other = runner.block(1, weights), runner.block(1, {name: tensor * 2 for name, tensor in weights.items()})
+    assert not one.training
+    for (name, left), (_, right) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+        assert torch.equal(2 * left, right) and not left.requires_grad, name
+    assert all(p.is_meta for p in runner.block(0, {}).parameters())
+
+
+def test_what_is_outside_takes_no_memory_once_dropped(tmp_path: Path) -> None:
+    source, _ = opened(tmp_path, "tied")
+    runner = TorchRunner(source, trace(source.skeleton()), torch.float32)
+    runner.load_outside()
+    runner.note_calls(2, 5)
+    runner.drop_outside()
+    assert runner.call(0, 2, 5).leaves[runner.call(0, 2, 5).stream] is None
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        runner.first_stream(drawn(2, 6))
+
+
+class Whispering(nn.Module):
+    """A language model that tells every block the words, not only the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Embedding(160, 8), nn.Linear(8, 160)
+        self.blocks = nn.ModuleList(Told() for _ in range(2))
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        stream = told = self.enter(input_ids)
+        for block in self.blocks:
+            stream = block(stream, told * 1)
+        return SimpleNamespace(logits=self.leave(stream))
+
+
+class Told(nn.Module):
+    """Adds what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, stream: Tensor, told: Tensor) -> Tensor:
+        return stream + self.linear(stream) + told
+
+
+class Held:
+    """A model as weights by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def skeleton(self) -> nn.Module:
+        return type(self.model)().to("meta")
+
+    def parameters(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters())
+
+    def tied(self) -> dict[str, str]:
+        return {}
+
+    def read(self, names: object) -> dict[str, Tensor]:
+        return {name: self.parameters()[name].detach() for name in names}  # type: ignore[attr-defined]
+
+
+def test_a_model_that_tells_its_blocks_the_words_is_refused() -> None:
+    weights = Held(Whispering())
+    runner = TorchRunner(weights, trace(weights.skeleton()), torch.float32)
+    runner.load_outside()
+    runner.first_stream(drawn(2, 5))
+    with pytest.raises(TraceError, match="blocks.0: its side inputs depend on the tokens"):
+        runner.first_stream(drawn(2, 5) + 1)
