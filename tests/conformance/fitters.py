@@ -87,7 +87,8 @@ def a_nonzero_weight_is_not_lost(fitter: Fitter, spec: Spec) -> None:
         return  # a range from end to end is of no use to two values
     weight = random_weight(*SHAPE)
     error = (quantize(weight, spec, fitter.fit(spec, weight)).dequantize() - weight).square().sum()
-    assert float(error) < 0.5 * float(weight.square().sum())
+    limit = 0.6 if spec.format.bits == 2 else 0.1  # of all that is there
+    assert float(error) < limit * float(weight.square().sum())
 
 
 CHECKS = (

@@ -60,7 +60,9 @@ def test_a_missing_or_cut_file_is_not_whole(tmp_path: Path) -> None:
     assert not file.is_whole()
 
 
-@pytest.mark.parametrize(("first", "stop", "length"), [(0, 1, 8), (3, 100, 300), (0, 7, 5000), (5, 5, 16), (0, 9, 4096)])
+@pytest.mark.parametrize(
+    ("first", "stop", "length"), [(0, 1, 8), (3, 100, 300), (0, 7, 5000), (5, 5, 16), (0, 9, 4096)]
+)
 def test_batches_cover_every_row_once_in_order(first: int, stop: int, length: int) -> None:
     found = batches(first, stop, length)
     assert [row for start, end in found for row in range(start, end)] == list(range(first, stop))

@@ -15,6 +15,7 @@ from bitwright.numerics import (
     MseGrid,
     Params,
     Spec,
+    Tile,
     per_group,
     quantize,
     store_params,
@@ -99,6 +100,14 @@ def test_it_is_never_worse_than_minmax(name: str, weighted: bool) -> None:
     if shared:
         before, after = before.sum(0, keepdim=True), after.sum(0, keepdim=True)
     assert bool((after <= before * (1 + 1e-5)).all())
+
+
+def test_coarse_shared_scales_never_make_it_worse_either() -> None:
+    """Tiles choose alone, then share scales of three bits: where that is worse, a group keeps the full range."""
+    spec = Spec(Int(4), per_group(4), scale=Spec(Int(3), Tile(1, 4)))
+    weight = random_weight(500, 16)
+    before, after = (error_of(spec, weight, fitter.fit(spec, weight)) for fitter in (MinMax(), MseGrid(steps=6)))
+    assert bool((after <= before * (1 + 1e-5)).all()) and float(after.sum()) < 0.99 * float(before.sum())
 
 
 @pytest.mark.parametrize("name", ["int4", "int2_asymmetric", "mxfp4", "fp8_block", "k_quant"])

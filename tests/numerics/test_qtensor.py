@@ -6,7 +6,23 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from bitwright.numerics import Int, MinMax, MseGrid, Params, QTensor, Spec, per_group, quantize, store_params
+from bitwright.numerics import (
+    E2M1,
+    NF4,
+    Float8,
+    Float8Kind,
+    Format,
+    Int,
+    MinMax,
+    MseGrid,
+    Params,
+    QTensor,
+    Spec,
+    Tile,
+    per_group,
+    quantize,
+    store_params,
+)
 from bitwright.numerics.qtensor import to_scaled
 from bitwright.store.tensors import flatten, gather
 from conformance import references
@@ -53,6 +69,16 @@ def test_storing_params_twice_changes_nothing(name: str, fitter: MinMax | MseGri
     assert torch.equal(once.scale, twice.scale)
     assert (once.zero is None) == (spec.zero is None)
     assert once.zero is None or twice.zero is None or torch.equal(once.zero, twice.zero)
+
+
+@pytest.mark.parametrize(
+    "form", [Float8(), Float8(Float8Kind.E5M2), Int(8), Int(8, False), Int(6), E2M1(), NF4], ids=str
+)
+def test_a_scale_that_shares_a_float32_is_stored_as_itself(form: Format) -> None:
+    """Thousands of outer scales: 448 x / 448 is not x in float32 for one x in eight."""
+    spec = Spec(Int(4), per_group(16), scale=Spec(form, Tile(1, 4)))
+    once = store_params(spec, Params(torch.rand(2000, 8) + 0.01))
+    assert torch.equal(store_params(spec, once).scale, once.scale)
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from bitwright.store.skeleton import build_skeleton, parameters_on_meta, tie
+from bitwright.store.skeleton import HugeOnMeta, build_skeleton, parameters_on_meta, tie
 from store.small_models import GROUPED
 
 
@@ -81,3 +81,9 @@ def test_tie_makes_two_names_one_parameter():
     model = build_skeleton(transformers.LlamaConfig(**GROUPED), torch.float32)
     tie(model, {"lm_head.weight": "model.embed_tokens.weight"})
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_huge_tensors_are_made_without_memory_and_others_for_real():
+    with HugeOnMeta():
+        assert torch.zeros(1 << 15, 1 << 14).is_meta and torch.empty((1 << 15, 1 << 14)).is_meta
+        assert not torch.zeros(8, 8).is_meta and not torch.ones((1 << 13, 1 << 13), dtype=torch.bool).is_meta

@@ -7,6 +7,7 @@ the whole model under ``torch.device("meta")`` would lose them. The swap happens
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from bitwright.store.hf_config import LIBRARY_ERRORS, transformers_library
 from bitwright.store.source_error import SourceError
@@ -37,7 +39,7 @@ def build_skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMo
         part.use_cache = False
         part._experts_implementation = "eager"  # one product per expert, which tracing and calibration can see
     try:
-        with parameters_on_meta(), no_init_weights():
+        with parameters_on_meta(), no_init_weights(), HugeOnMeta():
             auto = transformers.AutoModelForCausalLM
             model: PreTrainedModel = auto.from_config(config, dtype=dtype, trust_remote_code=False)
     except LIBRARY_ERRORS as error:
@@ -47,6 +49,24 @@ def build_skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMo
     _keep_in_float32(model, dtype)
     model.eval()
     return model
+
+
+_FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+_HUGE = 1 << 28  # elements; no buffer is that large, but the fused experts of one layer may be
+
+
+class HugeOnMeta(TorchFunctionMode):
+    """Within it, huge tensors are made on meta at once, so that no memory is filled only to be given back."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _FACTORIES and kwargs.get("device") is None:
+            sizes = args[0] if args and isinstance(args[0], tuple | list) else args
+            if all(isinstance(size, int) for size in sizes) and math.prod(sizes) > _HUGE:
+                kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def tie(model: nn.Module, ties: Ties) -> None:

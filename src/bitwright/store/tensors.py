@@ -23,7 +23,8 @@ def flatten(name: str, qtensor: QTensor) -> dict[str, Tensor]:
 
 
 def gather(name: str, spec: Spec, shape: tuple[int, int], arrays: Mapping[str, Tensor]) -> QTensor:
-    """The tensor that `flatten` took apart."""
+    """The tensor that `flatten` took apart; a residual has no spec of its own yet, so there must be none."""
+    assert f"{name}.residual.codes" not in arrays
     codes = spec.format.unpack(arrays[f"{name}.codes"], shape)
     if spec.tile is None:
         return QTensor(codes, spec)
