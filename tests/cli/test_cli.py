@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
-from bitwright.version import __version__
+from bitwright import Int, Recipe, Rule, Spec, per_group
+from bitwright.recipe.presets import OWN, nearest, w4a16
+from bitwright.recipe.text import write_recipe
 from cli.conftest import call, save_llama
 
 SHORT = ("--samples", 8, "--length", 32)
@@ -153,8 +154,71 @@ def test_ctrl_c_says_how_to_go_on(model: Path, text: Path, tmp_path: Path, monke
     assert found.exit_code == 130 and "same command again" in found.stderr
 
 
-def test_the_module_runs_as_a_program() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bitwright.cli", "--version"], capture_output=True, text=True, check=True
+def test_a_finished_run_with_an_export_may_be_repeated(model: Path, text: Path, tmp_path: Path) -> None:
+    command = ("quantize", model, "-r", "w4a16", "-c", text, *SHORT, "-o", tmp_path / "out", "--to", "dense", "--json")
+    assert call(*command).exit_code == 0
+    times = json.loads((tmp_path / "out" / "run.json").read_text())["blocks"]
+    data = json.loads(call(*command).stdout)
+    assert data["blocks_resumed"] == 2 and (Path(data["export"]) / "config.json").is_file()
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["blocks"] == times
+
+
+def test_an_export_that_was_cut_off_is_made_again(model: Path, text: Path, tmp_path: Path) -> None:
+    command = ("quantize", model, "-r", "w4a16", "-c", text, *SHORT, "-o", tmp_path / "out", "--to", "dense")
+    assert call(*command).exit_code == 0
+    (tmp_path / "out" / "export" / "dense" / "config.json").unlink()
+    assert call(*command).exit_code == 0
+    assert (tmp_path / "out" / "export" / "dense" / "config.json").is_file()
+
+
+def test_an_export_that_cannot_hold_the_recipe_is_refused_before_the_run(
+    model: Path, text: Path, tmp_path: Path
+) -> None:
+    words = refused(
+        "quantize", model, "-r", "nf4", "-c", text, *SHORT, "-o", tmp_path / "out", "--to", "compressed-tensors"
     )
-    assert done.stdout.strip() == __version__
+    assert "--to dense" in words and not (tmp_path / "out").exists()
+
+
+def test_a_recipe_without_need_of_data_runs_with_and_without(model: Path, text: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "nearest.toml"
+    recipe.write_text(write_recipe(nearest(w4a16())))
+    bare = call("quantize", model, "-r", recipe, "-o", tmp_path / "bare", "--json")
+    measured = call("quantize", model, "-r", recipe, "-c", text, *SHORT, "-o", tmp_path / "measured", "--json")
+    assert json.loads(bare.stdout)["errors"] == [None, None]
+    assert all(error > 0 for error in json.loads(measured.stdout)["errors"])
+
+
+def test_plan_names_fused_weights_that_are_not_stored_alike(model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text(write_recipe(Recipe((Rule("*.k_proj"), *w4a16().rules))))
+    warnings = json.loads(call("plan", model, "-r", recipe, "--json").stdout)["warnings"]
+    fused = [text for text in warnings if "read one input" in text]
+    assert len(fused) == 1 and "model.layers.*.self_attn.k_proj" in fused[0]
+
+
+def test_plan_names_what_marlin_kernels_cannot_take(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(write_recipe(Recipe((Rule("*", Spec(Int(4), per_group(16), scale=OWN)),))))
+    odd = save_llama(tmp_path / "odd", intermediate_size=352)
+    warnings = " ".join(json.loads(call("plan", odd, "-r", recipe, "--json").stdout)["warnings"])
+    assert "128 x 352" in warnings and "not 16" in warnings
+
+
+def test_names_with_brackets_are_printed_as_they_are(model: Path, tmp_path: Path) -> None:
+    assert "[/red]nowhere" in refused("plan", tmp_path / "[/red]nowhere", "-r", "w4a16")
+
+
+def test_an_unknown_option_and_a_bad_number_exit_with_2(model: Path) -> None:
+    assert call("plan", model, "-r", "w4a16", "--bits", 3).exit_code == 2
+    assert call("plan", model, "-r", "w4a16", "--samples", 0).exit_code == 2
+
+
+def test_the_demo_ends_with_a_page_and_two_texts_and_may_be_repeated(model: Path, text: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    for name in ("calibration.txt", "heldout.txt"):
+        shutil.copyfile(text, folder / name)
+    for _ in range(2):
+        found = call("demo", "--model", folder, "--out", tmp_path / "demo")
+        assert found.exit_code == 0, found.output
+        assert found.stdout.count("The old house") == 2 and (tmp_path / "demo" / "report.html").is_file()

@@ -75,7 +75,7 @@ def test_storing_params_twice_changes_nothing(name: str, fitter: MinMax | MseGri
     "form", [Float8(), Float8(Float8Kind.E5M2), Int(8), Int(8, False), Int(6), E2M1(), NF4], ids=str
 )
 def test_a_scale_that_shares_a_float32_is_stored_as_itself(form: Format) -> None:
-    """Thousands of outer scales: 448 x / 448 is not x in float32 for one x in eight."""
+    """Thousands of outer scales: 448 x / 448 is not x for one float32 in eight, but for none that is a quotient."""
     spec = Spec(Int(4), per_group(16), scale=Spec(form, Tile(1, 4)))
     once = store_params(spec, Params(torch.rand(2000, 8) + 0.01))
     assert torch.equal(store_params(spec, once).scale, once.scale)

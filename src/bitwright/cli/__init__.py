@@ -16,6 +16,8 @@ def main() -> None:
             'The command line needs typer and rich: pip install "bitwright[cli]" (or [hf], which has it)\n'
         )
         raise SystemExit(2) from None
+    except KeyboardInterrupt:  # while torch was being imported
+        raise SystemExit(130) from None
     app()
 
 

@@ -13,9 +13,12 @@ from typing import Any, ParamSpec
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Names come from files that strangers wrote: nothing in them is markup, and a pipe gets lines that no width breaks.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+_pipe = Console(highlight=False, markup=False, emoji=False, width=160)
 
 P = ParamSpec("P")
 
@@ -28,14 +31,29 @@ def answering(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            err.print("Stopped. Finished blocks are kept: run the same command again to go on.")
+            err.print("Stopped; finished blocks are kept: run the same command again to go on.")
             raise typer.Exit(130) from None
-        except (ValueError, OSError) as error:
-            text = str(error) if isinstance(error, ValueError) else f"{error.filename or ''}: {error.strerror or error}"
-            err.print(f"Error: {text}", style="red", markup=False, soft_wrap=True)
+        except (ValueError, OSError, ImportError) as error:
+            err.print(f"Error: {_reason(error)}", style="red", soft_wrap=True)
             raise typer.Exit(2) from None
 
     return run
+
+
+def _reason(error: ValueError | OSError | ImportError) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line of the result; however long, it stays one line for whoever copies from it."""
+    out.print(text, style=style, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """A table of the result, as wide as it needs to be where no terminal limits it."""
+    (out if out.is_terminal else _pipe).print(table)
 
 
 def say_json(data: Any) -> None:

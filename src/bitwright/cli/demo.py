@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, duration, err, out, size
+from bitwright.cli.answer import answering, duration, err, say, show, size
 from bitwright.cli.evaluate import show_scores
-from bitwright.cli.quantize import run_job
+from bitwright.cli.export import export_inside
+from bitwright.cli.quantize import note_run, run_job
 from bitwright.evaluate import evaluate as score
 from bitwright.evaluate import write_scores
-from bitwright.export import Dense, export
 from bitwright.report import write_report
 from bitwright.runtime.load import continue_text
 from bitwright.store.batches import read_text
@@ -33,10 +34,12 @@ def demo(
     """Quantize the example model to 4 bits, evaluate it, write the report, and let both models tell a story."""
     folder = model or _example()
     given = options.Options(folder, recipe, folder / "calibration.txt", 128, None, None, None, "auto", False)
-    err.print(f"1/4 quantizing {folder} with {recipe}")
+    err.print(f"1/4 quantizing {folder} with {recipe}", soft_wrap=True)
     job = options.prepare(given, needs_rows=True)
     err.print(f"    predicted: {size(job.cost.peak_ram_bytes)} of memory, about {duration(job.cost.seconds)}")
-    artifact, _ = run_job(job, output / "artifact")
+    finished = run_job(job, output / "artifact")
+    artifact = finished.artifact
+    note_run(finished)
     err.print("2/4 evaluating on held-out text")
     scores = score(artifact, job.source, read_text(folder / "heldout.txt")[:100_000])
     write_scores(artifact, scores)
@@ -44,13 +47,13 @@ def demo(
     page = output / "report.html"
     write_report(artifact.path, page)
     err.print("4/4 generating with both models")
-    dense = output / "dense"
-    export(artifact, Dense(), dense)
     show_scores(scores)
-    for name, place in (("original", folder), (recipe, dense)):
-        out.print(f"\n[bold]{name}[/bold]")
-        out.print(continue_text(place, PROMPT, _TOKENS), markup=False)
-    out.print(f"\nreport:   {page.resolve()}\nartifact: {artifact.path.resolve()}", soft_wrap=True)
+    texts = Table(box=None, padding=(1, 2, 0, 0))
+    for name in ("original", recipe):
+        texts.add_column(name, ratio=1)
+    texts.add_row(*(continue_text(place, PROMPT, _TOKENS) for place in (folder, export_inside(artifact, "dense"))))
+    show(texts)
+    say(f"\nreport:   {page.resolve()}\nartifact: {artifact.path.resolve()}")
 
 
 def _example() -> Path:

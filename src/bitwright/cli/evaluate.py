@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, err, out, say_json, size
+from bitwright.cli.answer import answering, err, say, say_json, show, size
 from bitwright.evaluate import Progress, Scores, write_scores
 from bitwright.evaluate import evaluate as score
 from bitwright.store.artifact import open_artifact
@@ -53,9 +53,9 @@ def show_scores(scores: Scores) -> None:
         interval = data["intervals"].get(key)
         span = "" if interval is None else f"{interval[0]:.5g} to {interval[1]:.5g}"
         table.add_row(key.replace("_", " "), f"{data[key]:.5g}", span)
-    out.print(table)
+    show(table)
     bits = data["bits_per_weight"]
-    out.print(
+    say(
         f"{size(data['bytes_original'])} -> {size(data['bytes'])}"
         + ("" if bits is None else f", {bits:.3f} bits per quantized weight")
         + f"; {data['tokens']:,} tokens"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +10,12 @@ from typing import Annotated
 import typer
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, out, say_json, size
-from bitwright.export import EXPORTERS
+from bitwright.cli.answer import answering, say, say_json, size
+from bitwright.export import EXPORTERS, ExportError
 from bitwright.export import export as write
-from bitwright.store.artifact import open_artifact
+from bitwright.export.schemes import find_scheme
+from bitwright.recipe.plan import Plan
+from bitwright.store.artifact import Artifact, open_artifact
 
 
 @answering
@@ -23,12 +26,34 @@ def export(
     json: options.JsonOption = False,
 ) -> None:
     """Write a Hugging Face folder: compressed-tensors for serving engines, or dense, which any program loads."""
-    if to not in EXPORTERS:
-        raise ValueError(f"--to is one of {', '.join(EXPORTERS)}; found {to!r}")
+    check_form(to)
     report = write(open_artifact(artifact), EXPORTERS[to](), output)
     if json:
         say_json({"folder": str(output), **asdict(report)})
         return
-    out.print(f"{output}: {len(report.files)} files, {size(report.bytes)}")
+    say(f"{output}: {len(report.files)} files, {size(report.bytes)}")
     for note in report.notes:
-        out.print(f"note: {note}", markup=False)
+        say(f"note: {note}")
+
+
+def check_form(to: str, plan: Plan | None = None) -> None:
+    """ValueError where there is no such form, or where it cannot hold what is planned: before any work is done."""
+    if to not in EXPORTERS:
+        raise ValueError(f"--to is one of {', '.join(EXPORTERS)}; found {to!r}")
+    if to == "compressed-tensors" and plan is not None:
+        for name, _, spec in plan.specs():
+            try:
+                find_scheme(spec)
+            except ExportError as error:
+                raise ExportError(f"{name}: {error}. Export with `--to dense`, which holds everything") from error
+
+
+def export_inside(artifact: Artifact, to: str) -> Path:
+    """The folder export/FORMAT of the artifact, written unless it is there already and whole."""
+    folder = artifact.path / "export" / to
+    last = folder / "config.json"  # what an export writes last
+    made = max(file.stat().st_mtime_ns for _, file in artifact.parts())
+    if not last.is_file() or last.stat().st_mtime_ns < made:
+        shutil.rmtree(folder, ignore_errors=True)
+        write(artifact, EXPORTERS[to](), folder)
+    return folder

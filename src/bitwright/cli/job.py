@@ -27,9 +27,10 @@ CalibrationOption = Annotated[
     Path | None,
     typer.Option("--calibration", "-c", help="Text for calibration: a file or a folder.", show_default=False),
 ]
-SamplesOption = Annotated[int, typer.Option("--samples", help="Calibration rows; the last 10 % are held out.")]
+SamplesOption = Annotated[int, typer.Option("--samples", help="Calibration rows; the last 10 % are held out.", min=1)]
 LengthOption = Annotated[
-    int | None, typer.Option("--length", help="Tokens in a row [default: the model's positions, at most 2048].")
+    int | None,
+    typer.Option("--length", help="Tokens in a row [default: the model's positions, at most 2048].", min=2),
 ]
 MaxRamOption = Annotated[str | None, typer.Option("--max-ram", help="Refuse if more memory is predicted, e.g. 4GiB.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)]
@@ -81,7 +82,7 @@ def prepare(options: Options, needs_rows: bool) -> Job:
     plan = plan_source(source, recipe)
     limit_tokens = positions(source.skeleton())
     batches = None
-    if plan.needs_data and options.calibration is not None:
+    if options.calibration is not None:  # without need, too: rounding to nearest is then measured on it
         batches = read_batches(options.calibration, source.tokenizer(), limit_tokens, options.samples, options.length)
     elif plan.needs_data and needs_rows:
         raise PlanError(f"recipe {options.recipe} needs calibration data: give a text with --calibration FILE_OR_DIR")
@@ -97,10 +98,10 @@ def prepare(options: Options, needs_rows: bool) -> Job:
 
 def _rows(plan: Plan, batches: Batches | None, options: Options, limit: int | None) -> tuple[int, int]:
     """Rows and their length, as read or as assumed."""
-    if not plan.needs_data:
-        return 0, 1
     if batches is not None:
         return batches.rows.shape[0], batches.rows.shape[1]
+    if not plan.needs_data:
+        return 0, 1
     if options.length is not None and limit is not None and options.length > limit:
         raise TextError(f"--length {options.length} is more than the model's {limit} positions; give at most {limit}")
     return options.samples, options.length or min(2048, limit or 2048)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, duration, out, say_json, size
+from bitwright.cli.answer import answering, duration, say, say_json, show, size
 from bitwright.numerics import Spec
-from bitwright.recipe.cost import inputs
-from bitwright.recipe.plan import Plan
+from bitwright.recipe.plan import BlockJob, Plan
 
 
 @answering
@@ -41,8 +40,8 @@ def plan(
 def plan_json(job: options.Job) -> dict[str, Any]:
     """The plan as plain data."""
     weights = [
-        {"name": name, "shape": list(shape), "spec": str(spec), "bits": spec.bits(shape)}
-        for name, shape, spec in job.plan.specs()
+        {"name": name, "shape": list(shape), "spec": str(spec), "bits": spec.bits(shape), "solver": solver}
+        for name, shape, spec, solver in _decisions(job.plan)
     ]
     kept = [
         {"name": k.name, "kind": k.kind, "shape": list(k.shape), "bytes": k.bytes, "reason": k.reason}
@@ -53,47 +52,53 @@ def plan_json(job: options.Job) -> dict[str, Any]:
 
 def show_plan(job: options.Job) -> None:
     """The plan as tables; what is alike in all blocks takes one line."""
-    table = Table(title=f"{len(list(job.plan.specs()))} weights to quantize", title_justify="left", box=None)
-    for heading, side in (
-        ("weight", "left"),
-        ("count", "right"),
-        ("shape", "right"),
-        ("stored as", "left"),
-        ("bytes", "right"),
-    ):
-        table.add_column(heading, justify=side)  # type: ignore[arg-type]
-    for name, count, shape, spec, stored in _folded(job.plan):
-        table.add_row(name, str(count), f"{shape[0]} x {shape[1]}", spec, f"{stored:,}")
-    out.print(table)
-    kept = Table(title="kept as they are", title_justify="left", box=None)
-    for heading in ("parameter", "count", "kind", "bytes", "reason"):
-        kept.add_column(heading, justify="right" if heading in ("count", "bytes") else "left")
-    for row in _folded_kept(job.plan):
-        kept.add_row(*row)
-    out.print(kept)
+    for title, rows in _folded(_decided(job.plan)).items():
+        _show_rows(f"quantize: {title}", rows)
+    for title, rows in _folded(_kept(job.plan)).items():
+        _show_rows(f"keep: {title}", rows)
     cost = job.cost
-    out.print(
+    say(
         f"\nquantized weights {size(cost.weight_bytes)}, {cost.bits_per_weight:.3f} bits per weight; whole model "
         f"{size(cost.bytes)} (now {size(job.source.bytes)}), {cost.model_bits_per_weight:.3f} bits per weight"
     )
-    out.print(
+    say(
         f"predicted: peak memory {size(cost.peak_ram_bytes)}, disk {size(cost.disk_bytes)} of which "
         f"{size(cost.stream_bytes)} only while it runs, time about {duration(cost.seconds)}"
     )
     for text in warnings(job.plan):
-        out.print(f"warning: {text}", style="yellow", markup=False)
+        say(f"warning: {text}", style="yellow")
+
+
+def _show_rows(title: str, rows: Mapping[tuple[str, str], list[int]]) -> None:
+    say(title, style="bold")
+    table = Table(box=None, header_style="dim")
+    for heading, side in (("weight", "left"), ("count", "right"), ("shape", "right"), ("bytes", "right")):
+        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for (name, shape), sizes in rows.items():
+        table.add_row(name, str(len(sizes)), shape, f"{sum(sizes):,}")
+    show(table)
 
 
 def warnings(plan: Plan) -> Iterator[str]:
-    """The plan's own warnings, and what fused kernels of serving engines will not like."""
+    """The plan's own warnings, and what fused kernels of serving engines will not like; each once."""
     yield from plan.warnings
-    for group in (group for block in plan.blocks for stage in block.stages for group in inputs(stage)):
-        if len({step.spec for step in group}) > 1:
-            names = ", ".join(step.name for step in group)
-            yield f"{names} read one input but are stored differently: engines that fuse them will refuse"
+    yield from dict.fromkeys(text for job in plan.blocks for text in _fused(job))
     shapes = {(shape, spec) for _, shape, spec in plan.specs()}
     for shape, spec in sorted(shapes, key=str):
         yield from _kernel_limits(shape, spec)
+
+
+def _fused(job: BlockJob) -> Iterator[str]:
+    """Linears that read one input and are not stored alike, kept ones included; names without the block's number."""
+    specs = {step.name: step.spec for step in job.steps}
+    groups: dict[int, list[str]] = {}
+    for linear in job.block.linears:
+        if not linear.selects:
+            groups.setdefault(linear.source, []).append(linear.view.name)
+    for names in groups.values():
+        if len({specs.get(name) for name in names}) > 1:
+            listed = ", ".join(dict.fromkeys(map(_pattern, names)))
+            yield f"{listed} read one input but are not stored alike: engines that fuse them will refuse the model"
 
 
 def _kernel_limits(shape: tuple[int, int], spec: Spec) -> Iterator[str]:
@@ -109,19 +114,40 @@ def _kernel_limits(shape: tuple[int, int], spec: Spec) -> Iterator[str]:
         yield f"{what}: vLLM's Marlin kernels take groups of 32, 64, 128 or a whole row, not {width}"
 
 
-def _folded(plan: Plan) -> list[tuple[str, int, tuple[int, int], str, int]]:
-    """Weights with numbers in their names replaced by *, counted."""
-    rows: dict[tuple[str, tuple[int, int], str], list[int]] = {}
+def _decisions(plan: Plan) -> Iterator[tuple[str, tuple[int, int], Spec, str]]:
+    """Name, shape, storage and solver of every weight that will be quantized."""
+    solvers = {step.name: type(step.solver).__name__ for job in plan.blocks for step in job.steps}
     for name, shape, spec in plan.specs():
-        rows.setdefault((_pattern(name), shape, str(spec)), []).append(spec.bits(shape) // 8)
-    return [(name, len(sizes), shape, spec, sum(sizes)) for (name, shape, spec), sizes in rows.items()]
+        yield name, shape, spec, solvers.get(name, "Nearest")  # tables are rounded without data
 
 
-def _folded_kept(plan: Plan) -> list[tuple[str, str, str, str, str]]:
-    rows: dict[tuple[str, str, str], list[int]] = {}
+def _decided(plan: Plan) -> Iterator[_Line]:
+    for name, shape, spec, solver in _decisions(plan):
+        yield _Line(f"{spec}; {solver}", name, shape, spec.bits(shape) // 8)
+
+
+def _kept(plan: Plan) -> Iterator[_Line]:
     for kept in plan.kept:
-        rows.setdefault((_pattern(kept.name), kept.kind, kept.reason), []).append(kept.bytes)
-    return [(n, str(len(sizes)), kind, f"{sum(sizes):,}", why) for (n, kind, why), sizes in rows.items()]
+        yield _Line(f"{kept.kind}: {kept.reason}", kept.name, kept.shape, kept.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One weight under its title."""
+
+    title: str
+    name: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def _folded(lines: Iterator[_Line]) -> dict[str, dict[tuple[str, str], list[int]]]:
+    """Title -> name with numbers replaced by *, and shape -> the bytes of each weight that has these."""
+    found: dict[str, dict[tuple[str, str], list[int]]] = {}
+    for line in lines:
+        row = _pattern(line.name), " x ".join(map(str, line.shape))
+        found.setdefault(line.title, {}).setdefault(row, []).append(line.bytes)
+    return found
 
 
 def _pattern(name: str) -> str:

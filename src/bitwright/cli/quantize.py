@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import platform
-import resource
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, duration, err, out, say_json, size
+from bitwright.cli.answer import answering, duration, err, say, say_json, show, size
+from bitwright.cli.export import check_form, export_inside
+from bitwright.cli.memory import PeakMemory, resident
 from bitwright.engine.run import BlockDone
-from bitwright.export import EXPORTERS, export
+from bitwright.export import EXPORTERS
 from bitwright.quantize import Resources
 from bitwright.quantize import quantize as run
 from bitwright.store.artifact import Artifact
-from bitwright.store.files import write_json
+from bitwright.store.files import read_json, write_json
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.", show_default=False)]
 ToOption = Annotated[
     str | None,
     typer.Option("--to", help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}.", show_default=False),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An artifact, and what making it took."""
+
+    artifact: Artifact
+    blocks: tuple[BlockDone, ...]
+    seconds: float
+    peak_bytes: int
+
+    @property
+    def resumed(self) -> int:
+        """How many blocks were found on disk."""
+        return sum(done.seconds == 0 for done in self.blocks)
 
 
 @answering
@@ -44,26 +63,25 @@ def quantize(
     json: options.JsonOption = False,
 ) -> None:
     """Quantize a model block by block. The same command again resumes."""
-    if to is not None and to not in EXPORTERS:
-        raise ValueError(f"--to is one of {', '.join(EXPORTERS)}; found {to!r}")
+    if to is not None:
+        check_form(to)
     given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
     job = options.prepare(given, needs_rows=True)
-    started = time.monotonic()
-    artifact, blocks = run_job(job, output)
-    seconds = time.monotonic() - started
-    _note_run(artifact, blocks, seconds)
-    exported = None
     if to is not None:
-        exported = output / "export" / to
-        export(artifact, EXPORTERS[to](), exported)
+        check_form(to, job.plan)
+    err.print(f"predicted: {size(job.cost.peak_ram_bytes)} of memory, about {duration(job.cost.seconds)}")
+    finished = run_job(job, output)
+    note_run(finished)
+    exported = None if to is None else export_inside(finished.artifact, to)
     if json:
-        say_json(summary(job, artifact, blocks, exported))
+        say_json(summary(job, finished, exported))
     else:
-        _show(job, artifact, blocks, exported)
+        _show(job, finished, exported)
 
 
-def run_job(job: options.Job, output: Path) -> tuple[Artifact, list[BlockDone]]:
-    """Run a prepared job with progress on stderr."""
+def run_job(job: options.Job, output: Path) -> Finished:
+    """Run a prepared job with progress on stderr: a bar on a terminal, else a line for every block."""
+    started = time.monotonic()
     blocks: list[BlockDone] = []
     columns = (
         TextColumn("block {task.completed}/{task.total}"),
@@ -71,73 +89,111 @@ def run_job(job: options.Job, output: Path) -> tuple[Artifact, list[BlockDone]]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        _Memory(),
         TextColumn("{task.fields[state]}"),
     )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+    with PeakMemory() as peak, Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         task = progress.add_task("quantize", total=len(job.plan.blocks), state="")
 
         def note(done: BlockDone) -> None:
             blocks.append(done)
-            error = done.report["error"]
-            state = f"{size(resident())} in memory" + (f", held-out error {error:.3g}" if error is not None else "")
-            progress.update(task, completed=len(blocks), state=state)
+            progress.update(task, completed=len(blocks), state=_error(done))
             if not err.is_terminal:
-                how = "found on disk" if done.seconds == 0 else duration(done.seconds)
-                err.print(f"block {done.index + 1}/{done.count}: {how}, {state}")
+                err.print(_line(blocks), soft_wrap=True)
 
         artifact = run(job.source, job.plan.recipe, output, job.batches, Resources(job.compute), note)
-    return artifact, blocks
+    return Finished(artifact, tuple(blocks), time.monotonic() - started, peak.bytes)
 
 
-def resident() -> int:
-    """Anonymous memory of this process in bytes (peak resident memory where the system does not tell)."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+class _Memory(ProgressColumn):
+    """Memory in use, whenever the bar is drawn."""
+
+    def render(self, task: Task) -> Text:
+        return Text(size(resident()))
 
 
-def _note_run(artifact: Artifact, blocks: list[BlockDone], seconds: float) -> None:
-    """Times and host: what the manifest must not hold."""
+def _error(done: BlockDone) -> str:
+    error = done.report["error"]
+    return "" if error is None else f"held-out error {error:.3g}"
+
+
+def _line(blocks: list[BlockDone]) -> str:
+    """What there is to say after the last of these blocks."""
+    done = blocks[-1]
+    worked = [block.seconds for block in blocks if block.seconds]
+    left = (done.count - len(blocks)) * sum(worked) / len(worked) if worked else 0.0
+    words = [duration(done.seconds) if done.seconds else "found on disk", f"{size(resident())} in memory", _error(done)]
+    words.append(f"about {duration(left)} left" if left else "")
+    return f"block {done.index + 1}/{done.count}: " + ", ".join(word for word in words if word)
+
+
+def note_run(finished: Finished) -> None:
+    """Write run.json: times and host, which the manifest must not hold. Blocks found on disk keep their old times."""
+    file = finished.artifact.path / "run.json"
+    known, peak = _noted(file, len(finished.blocks))
+    seconds = [done.seconds or old for done, old in zip(finished.blocks, known, strict=True)]
     note: dict[str, Any] = {
-        "seconds": seconds,
-        "blocks": [{"seconds": done.seconds} for done in blocks],
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "host": platform.node(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "seconds": finished.seconds if finished.resumed == 0 else sum(seconds),
+        "blocks": [{"seconds": spent} for spent in seconds],
+        "peak_bytes": max(finished.peak_bytes, peak) if finished.resumed else finished.peak_bytes,
+        "host": {
+            "name": platform.node(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        },
     }
-    write_json(artifact.path / "run.json", note)
+    write_json(file, note)
 
 
-def summary(job: options.Job, artifact: Artifact, blocks: list[BlockDone], exported: Path | None) -> dict[str, Any]:
+def _noted(file: Path, count: int) -> tuple[list[float], int]:
+    """What an earlier run noted: the seconds of each block, and its peak; zeros where there is no such note."""
+    try:
+        note = read_json(file)
+        seconds, peak = [float(block["seconds"]) for block in note["blocks"]], int(note["peak_bytes"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return [0.0] * count, 0
+    return (seconds, peak) if len(seconds) == count else ([0.0] * count, 0)
+
+
+def summary(job: options.Job, finished: Finished, exported: Path | None) -> dict[str, Any]:
     """What came out, as plain data."""
+    artifact = finished.artifact
     return {
         "artifact": str(artifact.path),
         "export": None if exported is None else str(exported),
         "bytes": artifact.bytes,
         "bytes_original": job.source.bytes,
         "bits_per_weight": job.cost.bits_per_weight,
-        "blocks": len(blocks),
-        "blocks_resumed": sum(done.seconds == 0 for done in blocks),
+        "blocks": len(finished.blocks),
+        "blocks_resumed": finished.resumed,
+        "errors": [done.report["error"] for done in finished.blocks],
+        "seconds": finished.seconds,
+        "peak_ram_bytes": finished.peak_bytes,
+        "peak_ram_bytes_predicted": job.cost.peak_ram_bytes,
         "notes": [f"{w['name']}: {note}" for w in artifact.manifest["weights"] for note in w["notes"]],
         "warnings": list(job.plan.warnings),
     }
 
 
-def _show(job: options.Job, artifact: Artifact, blocks: list[BlockDone], exported: Path | None) -> None:
-    data = summary(job, artifact, blocks, exported)
-    share = data["bytes"] / data["bytes_original"]
-    out.print(
-        f"{size(data['bytes_original'])} -> {size(data['bytes'])} ({share:.1%}), "
-        f"{data['bits_per_weight']:.3f} bits per quantized weight"
-    )
-    if data["blocks_resumed"]:
-        out.print(f"{data['blocks_resumed']} of {data['blocks']} blocks were found on disk")
-    if data["notes"]:
-        out.print(f"{len(data['notes'])} fallbacks, each named in the report")
-    out.print(f"artifact: {artifact.path}" + (f"\nexport:   {exported}" if exported else ""))
-    out.print(f"next:     bitwright evaluate {artifact.path} --against {job.source.path} --text FILE")
-    out.print(f"          bitwright report {artifact.path} -o page.html")
+def _show(job: options.Job, finished: Finished, exported: Path | None) -> None:
+    data = summary(job, finished, exported)
+    table = Table(box=None, show_header=False)
+    rows = {
+        "before": size(data["bytes_original"]),
+        "after": f"{size(data['bytes'])} ({data['bytes'] / data['bytes_original']:.1%}), all files that a reader needs",
+        "bits": f"{data['bits_per_weight']:.3f} per quantized weight, scales and zeros included",
+        "blocks": f"{data['blocks_resumed']} of {data['blocks']} blocks were found on disk",
+        "time": f"{duration(finished.seconds)}, at most {size(finished.peak_bytes)} of memory",
+        "notes": f"{len(data['notes'])} (fallbacks and the like; the report names each)",
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    show(table)
+    path = finished.artifact.path
+    say(f"artifact: {path}" + (f"\nexport:   {exported}" if exported else ""))
+    say(f"next:     bitwright evaluate {path} --against {job.source.path} --text FILE")
+    say(f"          bitwright report {path} -o page.html")
+    if exported is None:
+        say(f"          bitwright export {path} --to {' | '.join(EXPORTERS)} -o DIR")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, out, say_json
+from bitwright.cli.answer import answering, say, say_json
 from bitwright.report import write_report
 
 
@@ -23,4 +23,4 @@ def report(
     if json:
         say_json({"page": str(page)})
     else:
-        out.print(f"{page}")
+        say(f"{page}")

@@ -125,6 +125,5 @@ def _absmax_scale(spec: Spec, values: Float[Tensor, "down across"]) -> Float[Ten
     assert spec.tile is not None
     limit = min(-spec.format.low, spec.format.high) if spec.format.low < 0 else spec.format.high
     largest = spec.tile.split(values).abs().amax(-1)
-    mantissa, exponent = torch.frexp(torch.where(largest > 0, largest / limit, torch.ones_like(largest)))
-    # 16 significant bits: the limit times this scale is then exact, and storing twice changes nothing
-    return torch.ldexp((mantissa * 65536).round() / 65536, exponent)
+    # idempotent: x = fl(largest / limit) is also fl(fl(limit * x) / limit), so that storing twice changes nothing
+    return torch.where(largest > 0, largest / limit, torch.ones_like(largest))

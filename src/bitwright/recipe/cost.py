@@ -21,14 +21,18 @@ SUMS_BYTES = 2 << 30  # as engine.collect
 TAPE_BYTES = 8 << 30  # as engine.tape
 
 _BASE = 310 << 20  # Python with torch and transformers, an open model and its tokenizer
-_LOOSE = 112 << 20  # freed but not given back: what the allocator holds between tensors of changing sizes
+_LOOSE = 112 << 20  # freed but not given back: what the allocator holds between tensors of changing sizes,
+_LOOSE_SHARE = 0.2  # which grows with what a block needs
 _CHUNK = 24 << 20  # the chunk in which ranges are searched, with its errors
 _SOLVER_COPIES = 12  # float32 matrices of a stacked weight: targets, work, values, errors, spread scales and zeros
+_NEAREST_COPIES = 6  # the same without data
 _FACTOR_COPIES = 5  # float64 [in, in] at the height of the factorisation
-_FORWARDS = 8  # runs of all rows through a block: both streams, one partial run per stage, held-out errors
+_FORWARDS = 5  # runs of all rows through a block: both streams, one partial run per stage, held-out errors
 _SWEEPS = 6  # products out x in x in: feedback, four sweeps of the refinement, its refit
-_COLUMN_SECONDS = 1.1e-4  # one column of one pass, whatever its height
-_WEIGHT_SECONDS = 6e-7  # searching the range of one weight
+_FACTORS = 8  # cubes of the inputs: the factors and the solution for the drift, in float64 at half the speed
+_COLUMN_SECONDS = 5e-5  # one column of one pass, whatever its height
+_WEIGHT_SECONDS = 5e-7  # searching the range of one weight
+_NEAREST_SECONDS = 2e-7  # rounding one weight without data
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def predict(plan: Plan, rows: int, length: int, types: Types, machine: Machine) 
         peak_ram_bytes=_peak(plan, rows, length, types),
         disk_bytes=stored + streams,
         stream_bytes=streams,
-        seconds=sum(_block_seconds(job, rows * length, length, machine) for job in plan.blocks) + _table_seconds(plan),
+        seconds=sum(_block_seconds(job, rows * length, types, machine) for job in plan.blocks) + _table_seconds(plan),
     )
 
 
@@ -137,7 +141,7 @@ def _peak(plan: Plan, rows: int, length: int, types: Types) -> int:
     phases = [_block_peak(job, rows, length, types) for job in plan.blocks]
     phases += [4 * 5 * _elements(table.view.shape) for table in plan.tables]
     phases.append(_outside_bytes(plan, types))
-    return _BASE + _LOOSE + _CHUNK + max(phases)
+    return _BASE + _LOOSE + _CHUNK + round((1 + _LOOSE_SHARE) * max(phases))
 
 
 def _outside_bytes(plan: Plan, types: Types) -> int:
@@ -153,7 +157,7 @@ def _block_peak(job: BlockJob, rows: int, length: int, types: Types) -> int:
     planned = sum(_elements(step.linear.view.shape) for step in job.steps)
     if rows == 0:
         largest = max((_elements(step.linear.view.shape) for step in job.steps), default=0)
-        return 5 * planned + 4 * _SOLVER_COPIES * largest
+        return 5 * planned + 4 * _NEAREST_COPIES * largest
     copies = planned * types.source.itemsize + (0 if types.keeps_matrices else 2 * planned * types.compute.itemsize)
     tokens = min(max(1, BATCH_TOKENS // length), rows) * length
     baseline = 2 * 4 * planned  # every weight in float32, and rounded to nearest
@@ -220,8 +224,11 @@ def _elements(shape: tuple[int, int]) -> int:
     return shape[0] * shape[1]
 
 
-def _block_seconds(job: BlockJob, tokens: int, length: int, machine: Machine) -> float:
-    """Products over the machine's speed, what every column costs, and the search of ranges."""
+def _block_seconds(job: BlockJob, tokens: int, types: Types, machine: Machine) -> float:
+    """Products over the machine's speed, what every column costs, and the search of ranges.
+
+    Experts count as if each saw every token, so that a mixture of experts takes less.
+    """
     forward = _FORWARDS * 2 * tokens * sum(_elements(linear.view.shape) for linear in job.block.linears)
     sums, solving, columns = 0, 0, 0
     for stage in job.stages:
@@ -229,13 +236,13 @@ def _block_seconds(job: BlockJob, tokens: int, length: int, machine: Machine) ->
             width = group[0].linear.view.shape[1]
             height = sum(step.linear.view.shape[0] for step in group)
             writers = sum(step.linear.view.shape[0] for step in group if step.linear.writes_stream)
-            sums += 2 * tokens * width * (2 * width + writers)
+            sums += (1 if types.source == torch.bfloat16 else 2) * tokens * width * (2 * width + writers)
             if any(step.solver.needs_gram for step in group):
-                solving += 2 * _SWEEPS * height * width**2 + 16 * width**3
+                solving += 2 * (_SWEEPS * height + 2 * writers) * width**2 + _FACTORS * width**3
                 columns += width * _SWEEPS
     searched = sum(_elements(step.linear.view.shape) for step in job.steps)
     if tokens == 0:
-        return searched * _WEIGHT_SECONDS
+        return searched * _NEAREST_SECONDS
     products = (forward + sums + solving) / machine.flops
     return products + columns * _COLUMN_SECONDS + searched * _WEIGHT_SECONDS
 
