@@ -1,8 +1,8 @@
 """A whole network as plain data: operators, constants and the values between them, without any numbers.
 
-This is the graph of models that are quantized as a whole, activations too: an ONNX file, or a PyTorch module exported to
-one. Operators carry the names and the meaning of the ONNX standard, which every engine that we deliver to shares, so
-there is no second vocabulary to keep. Nodes are in an order in which they can run.
+This is the graph of models that are quantized as a whole, activations too: an ONNX file, or a PyTorch module exported
+to one. Operators carry the names and the meaning of the ONNX standard, which every engine that we deliver to shares,
+so there is no second vocabulary to keep. Nodes are in an order in which they can run.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Value:
 class Node:
     """One operator. An input may be "" (left out).
 
-    `attributes` hold plain Python values; of tensors and subgraphs only that they exist. `captures` are the outer values
-    that the node's subgraphs read, which are inputs in all but name.
+    `attributes` hold plain Python values; of tensors and subgraphs only that they exist. `captures` are the outer
+    values that the node's subgraphs read, which are inputs in all but name.
     """
 
     name: str
