@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from bitwright.engine.choose import HeldOut, put_weights, relative_error
+from bitwright.engine.choose import HeldOut, Writer, relative_error
 from bitwright.execute import StreamFile
 from bitwright.graph import WeightView
+from bitwright.numerics import PER_TENSOR, Float8, Int, MinMax, Spec, per_group, quantize
 from engine.passes import ROWS, Setting, setting
 from engine.tiny import model
 
@@ -66,8 +67,25 @@ def test_weights_go_in_place_into_whole_transposed_and_fused_parameters() -> Non
         WeightView("block.turned.weight", (3, 2), transposed=True): torch.arange(6.0).reshape(3, 2),
         WeightView("block.fused", (4, 3), index=1): torch.full((4, 3), 1 / 3),
     }
-    put_weights(module, "block", values)
+    writer = Writer(module, "block")
+    for view, matrix in values.items():
+        writer.put(view, matrix)
     assert torch.equal(module.whole.weight, torch.arange(6.0).reshape(2, 3))
     assert torch.equal(module.turned.weight, torch.arange(6.0).reshape(3, 2).T)
     assert torch.equal(module.fused[1], torch.full((4, 3), 1 / 3).bfloat16()) and not module.fused[0].any()
     assert places == [p.data_ptr() for p in module.parameters()]
+
+
+@pytest.mark.parametrize("spec", [Spec(Int(4), per_group(2)), Spec(Int(4), PER_TENSOR), Spec(Float8())], ids=str)
+def test_a_quantized_tensor_is_put_some_rows_at_a_time(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    qtensor = quantize(weight, spec, None if spec.tile is None else MinMax().fit(spec, weight))
+    module = nn.Linear(4, 5, bias=False)
+    monkeypatch.setattr("bitwright.numerics.qtensor._CHUNK", 8)
+    Writer(module, "block").put_qtensor(WeightView("block.weight", (5, 4)), qtensor)
+    assert torch.equal(module.weight, qtensor.dequantize())
+
+
+def test_activations_whose_squares_no_float32_holds_are_compared() -> None:
+    wanted = torch.tensor([[3e20, -4e20]])
+    assert float(relative_error(1.1 * wanted, wanted)) == pytest.approx(0.01, rel=1e-5)

@@ -49,6 +49,11 @@ def wanted(one: Setting) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def weight_of(one: Setting, step: Step) -> Tensor:
+    """The step's original weight [out, in]."""
+    return step.linear.view.read(one.block.original.get_parameter(place(one, step) + ".weight"))
+
+
 def close(found: Tensor, reference: Tensor) -> None:
     """Equal up to float32 sums."""
     scale = float(reference.abs().max())
@@ -58,18 +63,27 @@ def close(found: Tensor, reference: Tensor) -> None:
 def test_sums_are_those_of_forward_hooks_in_float64(one: Setting) -> None:
     stats = collect(one.block, one.groups, one.streams, ROWS.fitted)
     reference = wanted(one)
-    writers = set()
+    writers, through = set(), []
     for group, found in zip(one.groups, stats, strict=True):
+        if found.through:
+            assert found.drift is not None
+            through.append(found.drift.total)
+            close(
+                found.drift.total,
+                torch.cat([weight_of(one, s).double() @ reference[place(one, s)]["drift"] for s in group]),
+            )
         for step in group:
             sums = reference[place(one, step)]
             assert found.drift is not None
             assert found.gram.tokens == found.drift.tokens == (ROWS.count - ROWS.held_out) * ROWS.length
             close(found.gram.total, sums["gram"])
-            close(found.drift.total, sums["drift"])
+            if not found.through:
+                close(found.drift.total, sums["drift"])
             if step.name in found.stream:
                 writers.add(place(one, step))
                 close(found.stream[step.name].total, sums["stream"])
     assert writers == BASE.keys() & reference.keys() != set()
+    assert len(through) == sum(2 * len(weight_of(one, g[0])) <= weight_of(one, g[0]).shape[1] for g in one.groups)
 
 
 def totals(stats: list[InputStats]) -> list[tuple[int, Tensor]]:

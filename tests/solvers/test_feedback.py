@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitwright.numerics import PER_TENSOR, Fitter, Float8, Int, MinMax, MseGrid, Params, Spec, quantize, store_params
-from bitwright.solvers import Feedback, Groups, Importance, Nearest, Order, Problem, output_loss
+from bitwright.solvers import Feedback, Groups, Importance, Nearest, Order, Problem, output_loss, prepare
 from conformance import references
 from conformance.specs import CORE, SPECS, asymmetric, random_gram, random_weight
 
@@ -261,7 +261,7 @@ def test_a_spec_without_scales_is_rounded_with_feedback() -> None:
 def test_weights_that_share_an_input_can_share_the_factor() -> None:
     weight, gram = random_weight(ROWS, COLS), random_gram(COLS)
     solver, problem = Feedback(SEARCH), Problem(weight, SPECS["int4"], gram)
-    shared = solver.solve_prepared(problem, solver.prepare(gram))
+    shared = solver.solve_prepared(problem, prepare(gram, solver.damp, solver.order))
     assert torch.equal(shared.qtensor.codes, solver.solve(problem).qtensor.codes)
 
 
@@ -270,6 +270,19 @@ def test_the_refinement_lowers_the_loss() -> None:
     plain, refined = Feedback(SEARCH).solve(problem), Feedback(SEARCH, sweeps=2, refits=1).solve(problem)
     assert refined.loss < plain.loss
     assert refined.loss == output_loss(refined.qtensor.dequantize() - problem.target, problem.gram)
+
+
+@pytest.mark.parametrize("name", ["int4_asymmetric", "nf4", "fp8_row", "nvfp4"])
+def test_rows_solved_apart_are_rows_solved_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(random_weight(ROWS, COLS), SPECS[name], random_gram(COLS))
+    solver = Feedback(SEARCH, sweeps=1, refits=1)
+    together, nearest = solver.solve(problem), Nearest().solve(problem)
+    monkeypatch.setattr("bitwright.numerics.qtensor._CHUNK", 3 * COLS)
+    assert len(problem.ranges) == (1 if name == "nvfp4" else 6)
+    apart = solver.solve(problem)
+    assert torch.allclose(apart.qtensor.dequantize(), together.qtensor.dequantize(), rtol=1e-5)
+    assert apart.loss == pytest.approx(together.loss, rel=1e-5)
+    assert torch.equal(Nearest().solve(problem).qtensor.dequantize(), nearest.qtensor.dequantize())
 
 
 def test_it_wants_calibration_data() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitwright.numerics import QTensor, Spec, per_group
 from bitwright.solvers import Feedback, Nearest, Order, Problem, refine
-from bitwright.solvers.refine import descend, refit
+from bitwright.solvers.refine import Damped, descend, refit
 from conformance import references
 from conformance.specs import ROWWISE, SPECS, random_gram, random_weight
 
@@ -17,6 +17,10 @@ ROWS, COLS = 16, 128
 
 def damped(gram: Tensor) -> Tensor:
     return gram + 0.01 * gram.diagonal().mean() * torch.eye(len(gram))
+
+
+def problem(qtensor: QTensor, target: Tensor, gram: Tensor) -> Damped:
+    return Damped(Problem(target, qtensor.spec, gram))
 
 
 def losses(qtensor: QTensor, target: Tensor, gram: Tensor) -> Tensor:
@@ -35,7 +39,7 @@ def start(name: str, solver: str) -> tuple[QTensor, Tensor, Tensor]:
 @pytest.mark.parametrize("name", SPECS)
 def test_a_descent_raises_the_loss_of_no_row(name: str, solver: str) -> None:
     before, weight, gram = start(name, solver)
-    after = descend(before, weight, gram, 2)
+    after = descend(before, problem(before, weight, gram), 2)
     assert after.spec == before.spec
     assert bool((losses(after, weight, gram) <= losses(before, weight, gram) * (1 + 1e-5)).all())
 
@@ -44,7 +48,7 @@ def test_a_descent_raises_the_loss_of_no_row(name: str, solver: str) -> None:
 @pytest.mark.parametrize("name", ROWWISE)
 def test_a_refit_raises_the_loss_of_no_row(name: str, solver: str) -> None:
     before, weight, gram = start(name, solver)
-    after = refit(before, weight, gram)
+    after = refit(before, problem(before, weight, gram))
     assert torch.equal(after.codes, before.codes)
     assert bool((losses(after, weight, gram) <= losses(before, weight, gram) * (1 + 1e-5)).all())
 
@@ -52,8 +56,8 @@ def test_a_refit_raises_the_loss_of_no_row(name: str, solver: str) -> None:
 @pytest.mark.parametrize("name", ROWWISE)
 def test_both_together_lower_the_loss_of_nearest(name: str) -> None:
     before, weight, gram = start(name, "Nearest")
-    problem, damping = Problem(weight, SPECS[name], gram), 0.01 * float(gram.diagonal().mean())
-    after = refine(before, problem, damping, sweeps=2, refits=1)
+    whole_problem, damping = Problem(weight, SPECS[name], gram), 0.01 * float(gram.diagonal().mean())
+    after = refine(before, whole_problem, damping, sweeps=2, refits=1)
     whole = gram + damping * torch.eye(COLS)
     assert float(losses(after, weight, whole).sum()) < 0.9 * float(losses(before, weight, whole).sum())
 
@@ -70,19 +74,20 @@ def test_a_descent_equals_one_by_hand() -> None:
         slope = (value - weight.double()) @ exact[:, k]
         wanted = (value[:, k] - slope / exact[k, k]) / scale[:, k] + zero[:, k]
         value[:, k] = (references.nearest(spec.format.values(), wanted) - zero[:, k]) * scale[:, k]
-    found = descend(before, weight, gram, 1).dequantize().double()
+    found = descend(before, problem(before, weight, gram), 1).dequantize().double()
     assert float(((found - value).abs() < 1e-4 * scale).double().mean()) >= 0.999
 
 
 def test_a_descent_from_the_optimum_changes_nothing() -> None:
     before, weight, gram = start("int4", "Feedback")
-    settled = descend(before, weight, gram, 50)
-    assert torch.equal(descend(settled, weight, gram, 1).codes, settled.codes)
+    settled = descend(before, problem(before, weight, gram), 50)
+    assert torch.equal(descend(settled, problem(before, weight, gram), 1).codes, settled.codes)
 
 
 def test_a_weight_on_the_grid_stays() -> None:
     before, _, gram = start("int4_asymmetric", "Nearest")
-    after = refit(descend(before, before.dequantize(), gram, 1), before.dequantize(), gram)
+    exact = problem(before, before.dequantize(), gram)
+    after = refit(descend(before, exact, 1), exact)
     assert torch.equal(after.dequantize(), before.dequantize())
 
 
@@ -96,7 +101,7 @@ def test_a_refit_reaches_least_squares(name: str) -> None:
     params = before.params
     assert params is not None
     levels = before.dequantize().double() / params.scale.double().repeat_interleave(32, 1)
-    after = refit(before, weight, gram)
+    after = refit(before, problem(before, weight, gram))
     found = losses(after, weight, gram)
     for i in range(ROWS):
         columns = torch.zeros(COLS, COLS // 32, dtype=torch.float64)
@@ -112,7 +117,7 @@ def test_a_refit_reaches_least_squares(name: str) -> None:
 def test_shared_scales_are_not_refitted() -> None:
     for name in ("nvfp4", "k_quant", "int8_tensor", "fp8_block"):
         before, weight, gram = start(name, "Nearest")
-        assert refit(before, weight, gram) is before
+        assert refit(before, problem(before, weight, gram)) is before
 
 
 def test_columns_that_were_never_seen_keep_their_codes() -> None:

@@ -60,6 +60,10 @@ class Cross:
         """The mean over tokens; zeros if there were none."""
         return self.total / max(1, self.tokens)
 
+    def take_mean(self) -> Float[Tensor, "m n"]:
+        """The mean in the place of the sum, which is lost: wide sums take too much memory to be held twice."""
+        return self.total.div_(max(1, self.tokens))
+
 
 def gram(inputs: Float[Tensor, "tokens n"]) -> Float[Tensor, "n n"]:
     """The mean of x x' over these tokens, float32 (for a single batch)."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitwright.engine.choose import HeldOut, put_weights
+from bitwright.engine.choose import HeldOut, Writer
 from bitwright.engine.collect import Pair, Pass
 from bitwright.engine.sensitivity import distribution, grid, remedies
 from bitwright.engine.stage import Outcome, StageRun
@@ -25,7 +25,7 @@ from bitwright.execute import StreamFile, TorchRunner, batches
 from bitwright.graph import Watch
 from bitwright.numerics import QTensor
 from bitwright.numerics.plain import to_plain
-from bitwright.recipe.plan import BlockJob
+from bitwright.recipe.plan import BlockJob, Step
 from bitwright.recipe.recipe import Search
 from bitwright.solvers import Nearest, Problem
 
@@ -71,7 +71,7 @@ def quantize_block(
     kept = {name: tensor for name, tensor in weights.items() if name not in planned}
     if flow is None:
         outcomes = [_data_free(step, weights) for step in job.steps]
-        return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, None, None))
+        return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, weights, None, None))
     own = {name: tensor.clone() if name in planned else tensor for name, tensor in weights.items()}
     tape = plan_tape(job, flow.behind.original.path.parent, flow.rows.count, flow.rows.length, runner.dtype)
     block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own), tape)
@@ -84,14 +84,15 @@ def quantize_block(
         outcomes += stage_run.run(stage, flow.before, flow.rows.fitted)
     error = held_out.error(block) if flow.rows.held_out else None
     if search.guard and error is not None and baseline is not None and error > baseline:
-        outcomes = [_fall_back(outcome, error, baseline) for outcome in outcomes]
-        matrices = {one.step.linear.view: one.solution.qtensor.dequantize() for one in outcomes}
-        put_weights(block.quantized, job.block.name, matrices)
+        outcomes = [_fall_back(outcome, weights, (error, baseline)) for outcome in outcomes]
+        writer = Writer(block.quantized, job.block.name)
+        for outcome in outcomes:
+            writer.put_qtensor(outcome.step.linear.view, outcome.solution.qtensor)
         error = held_out.error(block)
     advance(block, block.quantized, (flow.before.quantized, flow.behind.quantized), flow.rows)
     if tape is not None:
         tape.delete()
-    return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, error, baseline))
+    return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, weights, error, baseline))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,35 +139,36 @@ def _taping(tape: Tape, parameters: Mapping[str, Tensor], start: int, rows: int)
     )
 
 
-def _data_free(step: Any, weights: Mapping[str, Tensor]) -> Outcome:
-    weight = step.linear.view.read(weights[step.linear.view.parameter]).float()
+def matrix_of(step: Step, weights: Mapping[str, Tensor]) -> Tensor:
+    """The step's weight as it was [out, in], float32."""
+    return step.linear.view.read(weights[step.linear.view.parameter]).float()
+
+
+def _data_free(step: Step, weights: Mapping[str, Tensor]) -> Outcome:
+    weight = matrix_of(step, weights)
     solution = step.solver.solve(Problem(weight, step.spec))
     energy = max(float(weight.double().square().sum()), 1e-30)
     plain = Nearest().solve(Problem(weight, step.spec)).loss / energy
-    return Outcome(step, weight, solution, "without data", solution.loss / energy, plain)
+    return Outcome(step, solution, "without data", solution.loss / energy, plain)
 
 
 def _nearest_error(job: BlockJob, block: Pass, held_out: HeldOut, weights: Mapping[str, Tensor]) -> float | None:
     """The held-out error with all weights of the block rounded to nearest; the weights are put back afterwards."""
     if not held_out.ranges:
         return None
-    views = {step.linear.view: step.linear.view.read(weights[step.linear.view.parameter]).float() for step in job.steps}
-    solver = Nearest()
-    rounded = {
-        step.linear.view: solver.solve(Problem(views[step.linear.view], step.spec)).qtensor.dequantize()
-        for step in job.steps
-    }
-    prefix = job.block.name
-    put_weights(block.quantized, prefix, rounded)
+    writer = Writer(block.quantized, job.block.name)
+    for step in job.steps:
+        writer.put_qtensor(step.linear.view, Nearest().solve(Problem(matrix_of(step, weights), step.spec)).qtensor)
     error = held_out.error(block)
-    put_weights(block.quantized, prefix, views)
+    for step in job.steps:
+        writer.put(step.linear.view, step.linear.view.read(weights[step.linear.view.parameter]))
     return error
 
 
-def _fall_back(outcome: Outcome, error: float, baseline: float) -> Outcome:
+def _fall_back(outcome: Outcome, weights: Mapping[str, Tensor], errors: tuple[float, float]) -> Outcome:
     """The weight rounded to nearest, because the block as a whole came out worse than that on the held-out rows."""
-    note = f"rounded to nearest: held-out block error {baseline:.4g} instead of {error:.4g}"
-    solution = Nearest().solve(Problem(outcome.weight, outcome.step.spec))
+    note = f"rounded to nearest: held-out block error {errors[1]:.4g} instead of {errors[0]:.4g}"
+    solution = Nearest().solve(Problem(matrix_of(outcome.step, weights), outcome.step.spec))
     solution = replace(solution, notes=(*outcome.solution.notes, note))
     return replace(outcome, solution=solution, chosen="nearest", loss=outcome.loss_nearest)
 
@@ -175,19 +177,25 @@ def _tensors(outcomes: list[Outcome]) -> dict[str, QTensor]:
     return {outcome.step.name: outcome.solution.qtensor for outcome in outcomes}
 
 
-def _report(job: BlockJob, outcomes: list[Outcome], error: float | None, baseline: float | None) -> dict[str, Any]:
+def _report(
+    job: BlockJob,
+    outcomes: list[Outcome],
+    weights: Mapping[str, Tensor],
+    error: float | None,
+    baseline: float | None,
+) -> dict[str, Any]:
     """The block's part of the manifest."""
     return {
         "name": job.block.name,
         "error": error,
         "error_nearest": baseline,
         "notes": list(job.block.notes),
-        "weights": [weight_report(outcome, job.index) for outcome in outcomes],
+        "weights": [weight_report(outcome, matrix_of(outcome.step, weights), job.index) for outcome in outcomes],
     }
 
 
-def weight_report(outcome: Outcome, block: int | None) -> dict[str, Any]:
-    """One weight's entry in the manifest."""
+def weight_report(outcome: Outcome, weight: Tensor, block: int | None) -> dict[str, Any]:
+    """One weight's entry in the manifest; `weight` is what it was."""
     step, qtensor = outcome.step, outcome.solution.qtensor
     view, spec = step.linear.view, step.spec
     codes, scales, zeros = spec.bits_by_part(view.shape)
@@ -212,11 +220,11 @@ def weight_report(outcome: Outcome, block: int | None) -> dict[str, Any]:
         "notes": list(outcome.solution.notes),
     }
     params = qtensor.params
-    histogram = distribution(outcome.weight)
+    histogram = distribution(weight)
     if histogram is not None:
         histogram["grid"] = [] if params is None else grid(spec, params.scale, params.zero)
     entry |= {
         "histogram": histogram,
         "input_histogram": None if outcome.sample is None else distribution(outcome.sample),
     }
-    return entry | remedies(outcome.weight, spec, outcome.gram_diagonal, outcome.loss)
+    return entry | remedies(weight, spec, outcome.gram_diagonal, outcome.loss)

@@ -7,7 +7,6 @@ their own size they count like any token, which is also how the normalisation th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from bitwright.engine.collect import Pair, Pass
 from bitwright.execute import StreamFile
 from bitwright.graph import WeightView
+from bitwright.numerics import QTensor, row_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,29 @@ class HeldOut:
 
 def relative_error(output: Tensor, wanted: Tensor) -> Tensor:
     """|output - wanted|^2 / |wanted|^2 of every token [rows, length]."""
-    energy = wanted.square().sum(-1)
-    return (output - wanted).square().sum(-1) / energy.clamp(min=1e-30)
+    energy = _energy(wanted)
+    return _energy(output - wanted) / energy.clamp(min=1e-30)
 
 
-def put_weights(module: nn.Module, prefix: str, weights: Mapping[WeightView, Tensor]) -> None:
-    """Write matrices into the parameters that hold them, in place."""
-    with torch.no_grad():
-        for view, matrix in weights.items():
-            parameter = module.get_parameter(view.parameter.removeprefix(prefix + "."))
-            view.read(parameter).copy_(matrix)
+def _energy(values: Tensor) -> Tensor:
+    """Squared length of every token, float64: the square of a float32 activation may exceed its range."""
+    norms: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
+    return norms.square()
+
+
+class Writer:
+    """Puts matrices into the parameters of a block, in place, some rows at a time."""
+
+    def __init__(self, module: nn.Module, prefix: str) -> None:
+        self._module, self._prefix = module, prefix + "."
+
+    def put(self, view: WeightView, matrix: Tensor, start: int = 0) -> None:
+        """Write rows from `start` on."""
+        with torch.no_grad():
+            parameter = self._module.get_parameter(view.parameter.removeprefix(self._prefix))
+            view.read(parameter)[start : start + len(matrix)].copy_(matrix)
+
+    def put_qtensor(self, view: WeightView, qtensor: QTensor) -> None:
+        """Write what a quantized tensor stands for."""
+        for start, stop in row_ranges(qtensor.spec, qtensor.shape):
+            self.put(view, qtensor.rows(start, stop).dequantize(), start)

@@ -33,10 +33,14 @@ class Pair:
 
 @dataclass(slots=True)
 class InputStats:
-    """What was summed for one input of the stage; `stream` by weight name, for writers of the stream."""
+    """What was summed for one input of the stage; `stream` by weight name, for writers of the stream.
+
+    `drift` is the input's, or, where the weights have few rows, that of their outputs, which are stacked: `through`.
+    """
 
     gram: Cross
     drift: Cross | None
+    through: bool = False
     stream: dict[str, Cross] = field(default_factory=dict)
     sample: Tensor | None = None
 
@@ -89,20 +93,22 @@ def collect(
             before.run(block.original, block, streams.original.read(start, stop))
         after.run(block.quantized, block, streams.quantized.read(start, stop))
         for group, stats in zip(groups, found, strict=True):
-            _add(group, stats, before, after)
+            _add(group, stats, before, after, block)
     return found
 
 
 def _empty(group: tuple[Step, ...], short: bool) -> InputStats:
     width = group[0].linear.view.shape[1]
     routed = any(step.linear.routed for step in group)
-    drift = None if routed else Cross(width, width, short)
+    rows = sum(step.linear.view.shape[0] for step in group)
+    through = 2 * rows <= width  # then W C is cheaper to sum than C, and smaller
+    drift = None if routed else Cross(rows if through else width, width, short)
     writers = [] if routed else [step for step in group if step.linear.writes_stream]
     stream = {step.name: Cross(step.linear.view.shape[0], width, short) for step in writers}
-    return InputStats(Cross(width, width, short), drift, stream)
+    return InputStats(Cross(width, width, short), drift, through, stream)
 
 
-def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen) -> None:
+def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen, block: Pass) -> None:
     first = group[0].name
     for i, now in enumerate(after.inputs.get(first, [])):
         if stats.sample is None and len(now):
@@ -110,12 +116,24 @@ def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen
         stats.gram.add(now, now)
         then = before.inputs.get(first, [])
         if stats.drift is not None and i < len(then) and then[i].shape == now.shape:
-            stats.drift.add(then[i].float() - now.float(), now)
+            drift = then[i].float() - now.float()
+            stats.drift.add(_outputs(group, drift, block) if stats.through else drift, now)
     for name, sums in stats.stream.items():
         if name in before.added and name in after.added:
             now = after.inputs[name][-1]
             drift = before.added[name].reshape(len(now), -1).float() - after.added[name].reshape(len(now), -1).float()
             sums.add(drift, now)
+
+
+def _outputs(group: tuple[Step, ...], drift: Tensor, block: Pass) -> Tensor:
+    """What the group's original weights make of the drift of their input, stacked [tokens, sum of out]."""
+    prefix = block.runner.graph.blocks[block.index].name + "."
+    found = []
+    for step in group:
+        view = step.linear.view
+        weight = view.read(block.original.get_parameter(view.parameter.removeprefix(prefix)))
+        found.append((drift.to(weight.dtype) @ weight.mT).float())
+    return torch.cat(found, 1)
 
 
 class _Seen:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bitwright.engine.block import weight_report
 from bitwright.engine.stage import Outcome
 from bitwright.graph import Linear
@@ -28,9 +30,10 @@ def store_outside(plan: Plan, source: Source, folder: Path) -> None:
     qtensors: dict[str, QTensor] = {}
     reports: list[Any] = []
     for name, table in tables.items():
-        outcome = _round(table, source, name)
+        weight = source.read([name])[name].float()
+        outcome = _round(table, weight)
         qtensors[table.view.name] = outcome.solution.qtensor
-        reports.append(weight_report(outcome, None))
+        reports.append(weight_report(outcome, weight, None))
     write_arrays(file, (qtensors, kept))
     write_json(note, {"digests": [file_digest(file), text_digest(reports)], "weights": reports})
 
@@ -43,11 +46,10 @@ def _is_intact(file: Path, note: Path) -> bool:
         return False
 
 
-def _round(table: Table, source: Source, name: str) -> Outcome:
+def _round(table: Table, weight: Tensor) -> Outcome:
     solver = Nearest(MseGrid())
-    weight = source.read([name])[name].float()
     solution = solver.solve(Problem(weight, table.spec))
     energy = max(float(weight.double().square().sum()), 1e-30)
     plain = Nearest().solve(Problem(weight, table.spec)).loss / energy
     step = Step(Linear(table.view, 0, ()), table.spec, solver)
-    return Outcome(step, weight, solution, "without data", solution.loss / energy, plain)
+    return Outcome(step, solution, "without data", solution.loss / energy, plain)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.numerics import Int, MinMax, Spec, Tile, quantize
+from bitwright.numerics import Int, MinMax, Spec, Tile, quantize, row_ranges
 
 _BINS = 64
 
@@ -53,9 +53,14 @@ def remedies(
 
 
 def _nearest_loss(weight: Tensor, spec: Spec, diagonal: Tensor | None) -> float:
-    params = None if spec.tile is None else MinMax().fit(spec, weight)
-    squared = (quantize(weight, spec, params).dequantize() - weight).square_()
-    return float((squared.sum(0).double() * (1.0 if diagonal is None else diagonal.double())).sum())
+    importance = 1.0 if diagonal is None else diagonal.double()
+    total = 0.0
+    for start, stop in row_ranges(spec, (weight.shape[0], weight.shape[1])):
+        rows = weight[start:stop]
+        params = None if spec.tile is None else MinMax().fit(spec, rows)
+        squared = (quantize(rows, spec, params).dequantize() - rows).square_()
+        total += float((squared.sum(0).double() * importance).sum())
+    return total
 
 
 def distribution(values: Float[Tensor, "..."]) -> dict[str, Any] | None:

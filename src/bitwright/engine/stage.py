@@ -9,27 +9,30 @@ stored alike are solved as one tall matrix.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from bitwright.engine.choose import HeldOut, put_weights
+from bitwright.engine.choose import HeldOut, Writer
 from bitwright.engine.collect import InputStats, Pair, Pass, by_input, collect, passes
-from bitwright.graph import WeightView
-from bitwright.numerics import QTensor
+from bitwright.numerics import may_cut_rows, row_ranges
 from bitwright.recipe.plan import Stage, Step
 from bitwright.recipe.recipe import Refinement, Search
 from bitwright.solvers import (
     Corrections,
     Feedback,
     Nearest,
+    Prepared,
     Problem,
     Solution,
     Strength,
     drift_solution,
     input_correction,
     output_loss,
+    prepare,
     refine,
+    rounding_loss,
 )
 
 _PLAUSIBLE = 2.0  # Nearest is measured on the block's output where its own loss is below this multiple of the solver's
@@ -40,7 +43,6 @@ class Outcome:
     """What became of one weight: the solution, how it was chosen, and its losses relative to the output's energy."""
 
     step: Step
-    weight: Tensor
     solution: Solution
     chosen: str
     loss: float
@@ -50,23 +52,37 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class _Input:
+    """What is known of one input: its mean Gram matrix, the factor of that one's inverse, and the sums of drifts."""
+
+    gram: Tensor | None
+    prepared: Prepared | None
+    solver: Feedback
+    stats: InputStats | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Tall:
-    """Weights of one input that are solved together, stacked: [sum of out, in]; `gram` None where nothing is known."""
+    """Weights of one input that are solved together, stacked: [sum of out, in]."""
 
     steps: tuple[Step, ...]
     weight: Tensor
-    gram: Tensor | None
+    input: _Input
     corrections: Corrections
-    sample: Tensor | None
+
+    @property
+    def gram(self) -> Tensor | None:
+        """The mean Gram matrix; None where nothing is known."""
+        return self.input.gram
 
     def target(self, strength: Strength) -> Tensor:
         """The stacked targets at this strength."""
         return self.corrections.apply(self.weight, strength)
 
-    def split(self, tall: Tensor) -> dict[Step, Tensor]:
-        """The stacked rows by weight."""
-        parts = tall.split([step.linear.view.shape[0] for step in self.steps])
-        return dict(zip(self.steps, parts, strict=True))
+    @property
+    def places(self) -> dict[Step, slice]:
+        """Which stacked rows belong to each weight."""
+        return _places(self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +99,7 @@ class StageRun:
     def __init__(self, block: Pass, search: Search, held_out: HeldOut, original: dict[str, Tensor]) -> None:
         self.block, self.search, self.held_out = block, search, held_out
         self.original = original
-        self.prefix = block.runner.graph.blocks[block.index].name
+        self.writer = Writer(block.quantized, block.runner.graph.blocks[block.index].name)
 
     def run(self, stage: Stage, streams: Pair, ranges: list[tuple[int, int]]) -> list[Outcome]:
         """The outcome of every step; the quantized block then holds the chosen weights."""
@@ -97,50 +113,57 @@ class StageRun:
 
     def _talls(self, group: tuple[Step, ...], stats: InputStats | None) -> list[_Tall]:
         """The weights of one input, stacked where they are stored alike, with all that is known of the input."""
-        gram = stats.gram.mean() if stats is not None and stats.gram.tokens else None
-        damp = max((s.solver.damp for s in group if isinstance(s.solver, Feedback)), default=0.01)
-        solved = None
-        drift = stats.drift if stats is not None and max(self.search.inputs) > 0 else None
-        if gram is not None and drift is not None and bool(drift.total.any()):
-            solved = drift_solution(gram, drift.mean(), damp)
-        talls = []
+        solver = next((step.solver for step in group if isinstance(step.solver, Feedback)), Feedback())
+        known = stats is not None and stats.gram.tokens > 0
+        gram = stats.gram.take_mean() if stats is not None and known else None
+        prepared = None if gram is None else prepare(gram, solver.damp, solver.order)
+        seen = _Input(gram, prepared, solver, stats)
+        drift = self._drift(seen)
+        places, talls = _places(group), []
         for steps in _alike(group):
             weight = torch.cat([s.linear.view.read(self.original[s.linear.view.parameter]).float() for s in steps])
-            stream = self._stream_correction(steps, stats, gram, damp)
-            corrections = Corrections(input_correction(weight, solved), stream)
-            talls.append(_Tall(steps, weight, gram, corrections, stats.sample if stats else None))
+            if stats is not None and stats.through and drift is not None:
+                inputs: Tensor | None = torch.cat([drift[places[step]] for step in steps])
+            else:
+                inputs = input_correction(weight, drift)
+            talls.append(_Tall(steps, weight, seen, Corrections(inputs, self._stream_correction(steps, seen))))
         return talls
 
-    def _stream_correction(
-        self, steps: tuple[Step, ...], stats: InputStats | None, gram: Tensor | None, damp: float
-    ) -> Tensor | None:
-        """How the writers among these weights make up for the drift of the stream; zeros for the others."""
-        if stats is None or gram is None or max(self.search.stream) <= 0:
+    def _drift(self, seen: _Input) -> Tensor | None:
+        """C (H + lambda I)^-1, or W C (H + lambda I)^-1 where that was summed; None where the input did not drift."""
+        drift = None if seen.stats is None else seen.stats.drift
+        if drift is None or max(self.search.inputs) <= 0 or not bool(drift.total.any()):
             return None
-        sums = [stats.stream.get(step.name) for step in steps]
+        return drift_solution(seen.prepared, drift.take_mean())
+
+    def _stream_correction(self, steps: tuple[Step, ...], seen: _Input) -> Tensor | None:
+        """How the writers among these weights make up for the drift of the stream; zeros for the others."""
+        if seen.stats is None or seen.prepared is None or max(self.search.stream) <= 0:
+            return None
+        sums = [seen.stats.stream.get(step.name) for step in steps]
         if not any(one is not None and one.tokens and bool(one.total.any()) for one in sums):
             return None
         parts = [
-            torch.zeros(step.linear.view.shape) if one is None else one.mean()
+            torch.zeros(step.linear.view.shape) if one is None else one.take_mean()
             for step, one in zip(steps, sums, strict=True)
         ]
-        return drift_solution(gram, torch.cat(parts), damp)
+        return drift_solution(seen.prepared, torch.cat(parts) if len(parts) > 1 else parts[0])
 
     def _decide(self, talls: list[_Tall]) -> list[Outcome]:
         strength = self._strength(talls)
         choices = [self._solve(tall, strength) for tall in talls]
-        error = self._error(self._matrices(talls, choices))
+        error = self._error(talls, choices)
         for refinement in self.search.refinements:
             trial = [self._refined(*pair, strength, refinement) for pair in zip(talls, choices, strict=True)]
             if self.held_out.ranges and any(a is not b for a, b in zip(trial, choices, strict=True)):
-                after = self._error(self._matrices(talls, trial))
+                after = self._error(talls, trial)
                 if after < error:
                     choices, error = trial, after
-        self._put(self._matrices(talls, choices))
+        self._put(talls, choices)
         found = {s: c for t, choice in zip(talls, choices, strict=True) for s, c in _split(t, choice).items()}
         if self.search.guard and self.held_out.ranges:
             self._guard(talls, found, error)
-        return [self._outcome(tall, step, found[step]) for tall in talls for step in tall.steps]
+        return [_outcome(tall, step, found[step]) for tall in talls for step in tall.steps]
 
     def _strength(self, talls: list[_Tall]) -> Strength:
         """The strength whose targets, unrounded, give the best output on held-out rows; from the strongest down.
@@ -160,8 +183,9 @@ class StageRun:
     def _descend(self, talls: list[_Tall], options: list[Strength]) -> Strength:
         best, least = options[0], float("inf")
         for option in options:
-            matrices = {s: m for tall in talls for s, m in tall.split(tall.target(option)).items()}
-            error = self._error(matrices)
+            for tall in talls:
+                self._put_target(tall, option)
+            error = self.held_out.deciding_error(self.block)
             if error >= least:
                 break
             best, least = option, error
@@ -172,7 +196,11 @@ class StageRun:
         if tall.gram is None and solver.needs_gram:
             solution = Nearest().solve(Problem(tall.weight, spec))
             return _Choice(replace(solution, notes=("no calibration token reached it: rounded to nearest",)), "nearest")
-        return _Choice(solver.solve(Problem(tall.target(strength), spec, tall.gram)), str(strength))
+        problem = Problem(tall.target(strength), spec, tall.gram)
+        shared = tall.input.solver
+        if isinstance(solver, Feedback) and (solver.damp, solver.order) == (shared.damp, shared.order):
+            return _Choice(solver.solve_prepared(problem, tall.input.prepared), str(strength))
+        return _Choice(solver.solve(problem), str(strength))
 
     def _refined(self, tall: _Tall, choice: _Choice, strength: Strength, refinement: Refinement) -> _Choice:
         """The choice after this refinement; the same object where there is nothing to refine."""
@@ -187,49 +215,61 @@ class StageRun:
     def _guard(self, talls: list[_Tall], found: dict[Step, _Choice], error: float) -> None:
         """Keep Nearest for every weight with which the held-out output is better than with what was found."""
         for tall in talls:
-            for step, weight in tall.split(tall.weight).items():
+            for step, place in tall.places.items():
                 if isinstance(step.solver, Nearest):
                     continue
-                now = found[step].solution
+                now, weight = found[step].solution, tall.weight[place]
                 nearest = Nearest().solve(Problem(weight, step.spec, tall.gram))
-                if nearest.loss > _PLAUSIBLE * output_loss(now.qtensor.dequantize() - weight, tall.gram):
+                if nearest.loss > _PLAUSIBLE * rounding_loss(now.qtensor, weight, tall.gram):
                     continue
-                after = self._error({step: nearest.qtensor.dequantize()})
+                self.writer.put_qtensor(step.linear.view, nearest.qtensor)
+                after = self.held_out.deciding_error(self.block)
                 if after < error:
                     note = f"rounded to nearest: held-out block error {after:.4g} instead of {error:.4g}"
                     found[step] = _Choice(replace(nearest, notes=(*now.notes, note)), "nearest")
                     error = after
                 else:
-                    self._put({step: now.qtensor.dequantize()})
+                    self.writer.put_qtensor(step.linear.view, now.qtensor)
 
-    def _matrices(self, talls: list[_Tall], choices: list[_Choice]) -> dict[Step, Tensor]:
-        pairs = zip(talls, choices, strict=True)
-        return {s: m for tall, one in pairs for s, m in tall.split(one.solution.qtensor.dequantize()).items()}
-
-    def _error(self, matrices: dict[Step, Tensor]) -> float:
-        self._put(matrices)
+    def _error(self, talls: list[_Tall], choices: list[_Choice]) -> float:
+        self._put(talls, choices)
         return self.held_out.deciding_error(self.block)
 
-    def _put(self, matrices: dict[Step, Tensor]) -> None:
-        views: dict[WeightView, Tensor] = {step.linear.view: matrix for step, matrix in matrices.items()}
-        put_weights(self.block.quantized, self.prefix, views)
+    def _put(self, talls: list[_Tall], choices: list[_Choice]) -> None:
+        for tall, choice in zip(talls, choices, strict=True):
+            for step, one in _split(tall, choice).items():
+                self.writer.put_qtensor(step.linear.view, one.solution.qtensor)
 
-    def _outcome(self, tall: _Tall, step: Step, choice: _Choice) -> Outcome:
-        weight = tall.split(tall.weight)[step]
-        energy = max(output_loss(weight, tall.gram), 1e-30)
-        nearest = Nearest().solve(Problem(weight, step.spec, tall.gram)).loss / energy
-        loss = output_loss(choice.solution.qtensor.dequantize() - weight, tall.gram) / energy
-        diagonal = None if tall.gram is None else tall.gram.diagonal().clone()
-        return Outcome(step, weight, choice.solution, choice.chosen, loss, nearest, diagonal, tall.sample)
+    def _put_target(self, tall: _Tall, strength: Strength) -> None:
+        """Write the targets, unrounded, some rows at a time."""
+        for step, place in tall.places.items():
+            for start, stop in row_ranges(step.spec, step.linear.view.shape):
+                rows = slice(place.start + start, place.start + stop)
+                target = tall.corrections.rows(rows).apply(tall.weight[rows], strength)
+                self.writer.put(step.linear.view, target, start)
+
+
+def _outcome(tall: _Tall, step: Step, choice: _Choice) -> Outcome:
+    weight = tall.weight[tall.places[step]]
+    energy = max(output_loss(weight, tall.gram), 1e-30)
+    nearest = Nearest().solve(Problem(weight, step.spec, tall.gram)).loss / energy
+    loss = rounding_loss(choice.solution.qtensor, weight, tall.gram) / energy
+    diagonal = None if tall.gram is None else tall.gram.diagonal().clone()
+    sample = tall.input.stats.sample if tall.input.stats else None
+    return Outcome(step, choice.solution, choice.chosen, loss, nearest, diagonal, sample)
+
+
+def _places(steps: tuple[Step, ...]) -> dict[Step, slice]:
+    """Where each weight's rows lie when those of all these are stacked."""
+    ends = list(accumulate(step.linear.view.shape[0] for step in steps))
+    return {step: slice(end - step.linear.view.shape[0], end) for step, end in zip(steps, ends, strict=True)}
 
 
 def _alike(group: tuple[Step, ...]) -> list[tuple[Step, ...]]:
-    """Steps that may be solved as one tall matrix: same spec and solver, no scale shared by rows of two weights."""
+    """Steps that may be solved as one tall matrix: same spec and solver, nothing shared by rows of two weights."""
     groups: dict[object, list[Step]] = {}
     for step in group:
-        tile, scale = step.spec.tile, step.spec.scale
-        stackable = tile is None or (tile.rows == 1 and (scale is None or scale.tile is None))
-        groups.setdefault((step.spec, step.solver) if stackable else step.name, []).append(step)
+        groups.setdefault((step.spec, step.solver) if may_cut_rows(step.spec) else step.name, []).append(step)
     return [tuple(steps) for steps in groups.values()]
 
 
@@ -237,18 +277,8 @@ def _split(tall: _Tall, choice: _Choice) -> dict[Step, _Choice]:
     """Cut a tall solution back into the weights that were stacked."""
     if len(tall.steps) == 1:
         return {tall.steps[0]: choice}
-    found: dict[Step, _Choice] = {}
-    start = 0
-    for step in tall.steps:
-        stop = start + step.linear.view.shape[0]
-        qtensor = _rows(choice.solution.qtensor, start, stop)
-        found[step] = replace(choice, solution=replace(choice.solution, qtensor=qtensor))
-        start = stop
-    return found
-
-
-def _rows(qtensor: QTensor, start: int, stop: int) -> QTensor:
-    """These rows of a tensor whose tiles are one row high."""
-    scale = None if qtensor.scale is None else _rows(qtensor.scale, start, stop)
-    zero = None if qtensor.zero is None else _rows(qtensor.zero, start, stop)
-    return QTensor(qtensor.codes[start:stop], qtensor.spec, scale, zero)
+    solution = choice.solution
+    return {
+        step: replace(choice, solution=replace(solution, qtensor=solution.qtensor.rows(place.start, place.stop)))
+        for step, place in tall.places.items()
+    }

@@ -8,7 +8,17 @@ from bitwright.numerics.integer import Int
 from bitwright.numerics.minifloat import E2M1, Float, Float8, Float8Kind, FloatKind, PowerOfTwo
 from bitwright.numerics.minmax import MinMax
 from bitwright.numerics.msegrid import MseGrid
-from bitwright.numerics.qtensor import Params, QTensor, assemble, quantize, store_params, to_scaled
+from bitwright.numerics.qtensor import (
+    Params,
+    QTensor,
+    assemble,
+    may_cut_rows,
+    quantize,
+    row_ranges,
+    stack_rows,
+    store_params,
+    to_scaled,
+)
 from bitwright.numerics.spec import Spec
 from bitwright.numerics.tile import PER_ROW, PER_TENSOR, Tile, per_block, per_group
 
@@ -36,9 +46,12 @@ __all__ = [
     "Spec",
     "Tile",
     "assemble",
+    "may_cut_rows",
     "per_block",
     "per_group",
     "quantize",
+    "row_ranges",
+    "stack_rows",
     "store_params",
     "to_scaled",
 ]

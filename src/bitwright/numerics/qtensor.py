@@ -7,6 +7,7 @@ in which they will lie on disk, so that codes are always chosen against what a r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -64,6 +65,44 @@ class QTensor:
                 values = values - self.spec.tile.spread(params.zero, self.shape)
             values = values * self.spec.tile.spread(params.scale, self.shape)
         return values if self.residual is None else values + self.residual.dequantize()
+
+    def rows(self, start: int, stop: int) -> QTensor:
+        """These rows; only for tensors that `row_ranges` may cut there."""
+        if (start, stop) == (0, self.shape[0]):
+            return self
+        scale = None if self.scale is None else self.scale.rows(start, stop)
+        zero = None if self.zero is None else self.zero.rows(start, stop)
+        return QTensor(self.codes[start:stop], self.spec, scale, zero)
+
+
+_CHUNK = 1 << 24  # elements worked on at a time where rows allow it: 64 MiB in float32
+
+
+def may_cut_rows(spec: Spec) -> bool:
+    """Whether rows have nothing in common: tiles are one row high, and their scales and zeros are plain numbers."""
+    inner = (spec.scale, spec.zero)
+    return spec.tile is None or (spec.tile.rows == 1 and all(one is None or one.tile is None for one in inner))
+
+
+def row_ranges(spec: Spec, shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Ranges of rows that can be worked on apart, some 64 MiB each; one range where rows share scales."""
+    step = max(1, _CHUNK // shape[1]) if may_cut_rows(spec) else shape[0]
+    return [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+
+
+def stack_rows(parts: Sequence[QTensor]) -> QTensor:
+    """Tensors of one spec, one below the other; the inverse of `QTensor.rows`."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    scales = [part.scale for part in parts if part.scale is not None]
+    zeros = [part.zero for part in parts if part.zero is not None]
+    return QTensor(
+        torch.cat([part.codes for part in parts]),
+        first.spec,
+        stack_rows(scales) if scales else None,
+        stack_rows(zeros) if zeros else None,
+    )
 
 
 def quantize(weight: Float[Tensor, "out in"], spec: Spec, params: Params | None) -> QTensor:

@@ -1,9 +1,10 @@
 """Ways to choose codes. A name exported here is what a recipe may ask for; there is no other registry."""
 
-from bitwright.solvers.feedback import Feedback, Groups, Importance, Order, Prepared
+from bitwright.solvers.feedback import Feedback, Groups, Importance
 from bitwright.solvers.nearest import Nearest
+from bitwright.solvers.prepared import Order, Prepared, prepare
 from bitwright.solvers.refine import refine
-from bitwright.solvers.solver import Problem, Solution, Solver, output_loss
+from bitwright.solvers.solver import Problem, Solution, Solver, in_rows, output_loss, rounding_loss
 from bitwright.solvers.target import Corrections, Strength, drift_solution, input_correction
 
 __all__ = [
@@ -19,7 +20,10 @@ __all__ = [
     "Solver",
     "Strength",
     "drift_solution",
+    "in_rows",
     "input_correction",
     "output_loss",
+    "prepare",
     "refine",
+    "rounding_loss",
 ]

@@ -14,22 +14,15 @@ from enum import Enum
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.calib import short_products
 from bitwright.numerics import Fitter, MseGrid, Params, QTensor, Spec, assemble, store_params
-from bitwright.numerics.linalg import InverseFactor, dead_columns, inverse_factor, revive
 from bitwright.solvers.nearest import Nearest
+from bitwright.solvers.prepared import Order, Prepared, prepare
 from bitwright.solvers.refine import refine
-from bitwright.solvers.solver import Problem, Solution, Solver, output_loss
-
-
-class Order(Enum):
-    """In which order the columns are rounded."""
-
-    NATURAL = "natural"
-    ACTIVATION = "activation"
+from bitwright.solvers.solver import Problem, Solution, Solver, in_rows, rounding_loss
 
 
 class Groups(Enum):
@@ -78,24 +71,7 @@ class Feedback(Solver):
     def solve(self, problem: Problem) -> Solution:
         if problem.gram is None:
             raise ValueError("error feedback needs calibration data; give a calibration text or use Nearest")
-        prepared = self.prepare(problem.gram)
-        return self.solve_prepared(problem, prepared)
-
-    def prepare(self, gram: Float[Tensor, "n n"]) -> Prepared | None:
-        """All that depends on the inputs alone, to be shared by the weights that read them; None if hopeless."""
-        permutation = torch.arange(len(gram))
-        if self.order is Order.ACTIVATION:
-            permutation = torch.argsort(gram.diagonal(), descending=True, stable=True)
-        if not bool(torch.isfinite(gram).all()):
-            return None
-        dead = dead_columns(gram)
-        factor = inverse_factor(revive(gram)[permutation][:, permutation], self.damp)
-        if factor is None:
-            return None
-        notes = factor.notes
-        if bool(dead.any()):
-            notes += (f"{int(dead.sum())} of {len(dead)} inputs were zero throughout: rounded to nearest",)
-        return Prepared(permutation, InverseFactor(factor.upper.float(), factor.damping, notes))
+        return self.solve_prepared(problem, prepare(problem.gram, self.damp, self.order))
 
     def solve_prepared(self, problem: Problem, prepared: Prepared | None) -> Solution:
         """`solve` with the factor at hand."""
@@ -104,15 +80,17 @@ class Feedback(Solver):
             known = problem.gram if bool(torch.isfinite(problem.gram).all()) else None
             found = Nearest(self.fitter).solve(replace(problem, gram=known))
             return Solution(found.qtensor, found.loss, ("Gram matrix not usable: rounded to nearest",))
+        with short_products(allowed=False):
+            qtensor = in_rows(problem, lambda rows: self._round(rows, prepared))
+        if self.sweeps or self.refits:
+            qtensor = refine(qtensor, problem, prepared.factor.damping, self.sweeps, self.refits)
+        return Solution(qtensor, rounding_loss(qtensor, problem.target, problem.gram), prepared.factor.notes)
+
+    def _round(self, problem: Problem, prepared: Prepared) -> QTensor:
         params = None
         if problem.spec.tile is not None and self.groups is Groups.STATIC:
             params = self.fitter.fit(problem.spec, problem.target, self._importance(problem, prepared))
-        with short_products(allowed=False):
-            qtensor = _Run(self, problem, prepared).run(params)
-        notes = prepared.factor.notes
-        if self.sweeps or self.refits:
-            qtensor = refine(qtensor, problem, prepared.factor.damping, self.sweeps, self.refits)
-        return Solution(qtensor, output_loss(qtensor.dequantize() - problem.target, problem.gram), notes)
+        return _Run(self, problem, prepared).run(params)
 
     def _importance(self, problem: Problem, prepared: Prepared) -> Float[Tensor, "1 in"] | None:
         assert problem.gram is not None
@@ -125,14 +103,6 @@ class Feedback(Solver):
                 weights = torch.empty(len(prepared.permutation))
                 weights[prepared.permutation] = prepared.factor.upper.diagonal() ** -2
                 return weights[None]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The order of the columns [n], and the factor of the inverse Gram matrix in that order."""
-
-    permutation: Int64[Tensor, "n"]
-    factor: InverseFactor
 
 
 class _Run:

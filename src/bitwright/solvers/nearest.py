@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
-from bitwright.numerics import Fitter, MinMax, quantize
-from bitwright.solvers.solver import Problem, Solution, Solver, output_loss
+from bitwright.numerics import Fitter, MinMax, QTensor, quantize
+from bitwright.solvers.solver import Problem, Solution, Solver, in_rows, rounding_loss
 
 
 @final
@@ -21,7 +21,10 @@ class Nearest(Solver):
         return False
 
     def solve(self, problem: Problem) -> Solution:
+        qtensor = in_rows(problem, self._round)
+        return Solution(qtensor, rounding_loss(qtensor, problem.target, problem.gram))
+
+    def _round(self, problem: Problem) -> QTensor:
         spec = problem.spec
         params = None if spec.tile is None else self.fitter.fit(spec, problem.target)
-        qtensor = quantize(problem.target, spec, params)
-        return Solution(qtensor, output_loss(qtensor.dequantize() - problem.target, problem.gram))
+        return quantize(problem.target, spec, params)

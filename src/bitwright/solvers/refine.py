@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.calib import short_products
-from bitwright.numerics import Params, QTensor, assemble, store_params, to_scaled
+from bitwright.numerics import Params, QTensor, assemble, stack_rows, store_params, to_scaled
 from bitwright.solvers.solver import Problem
 
 _BLOCK = 128
@@ -22,21 +22,37 @@ _BLOCK = 128
 
 def refine(qtensor: QTensor, problem: Problem, damping: float, sweeps: int, refits: int) -> QTensor:
     """`sweeps` descents; or, `refits` times, a refit of the scales and then the descents."""
-    assert problem.gram is not None
-    gram = problem.gram.float().clone()
-    gram.diagonal().add_(damping)
+    parts = []
     with short_products(allowed=False):
-        qtensor = descend(qtensor, problem.target, gram, sweeps)
-        for _ in range(refits):
-            qtensor = descend(refit(qtensor, problem.target, gram), problem.target, gram, sweeps)
-    return qtensor
+        for start, stop in problem.ranges:
+            damped = Damped(problem.rows(start, stop), damping)
+            part = descend(qtensor.rows(start, stop), damped, sweeps)
+            for _ in range(refits):
+                part = descend(refit(part, damped), damped, sweeps)
+            parts.append(part)
+    return stack_rows(parts)
 
 
-def descend(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor, "in in"], sweeps: int) -> QTensor:
+class Damped:
+    """A problem whose Gram matrix is H + damping I, without a second matrix being held for it."""
+
+    def __init__(self, problem: Problem, damping: float = 0.0) -> None:
+        assert problem.gram is not None
+        self.target, self.damping = problem.target, damping
+        self.gram = problem.gram.float()
+        self.diagonal = self.gram.diagonal() + damping
+
+    def times(self, rows: slice, right: Float[Tensor, "in out"]) -> Float[Tensor, "rows out"]:
+        """These rows of (H + damping I) right."""
+        return (self.gram[rows] @ right).add_(right[rows], alpha=self.damping)
+
+
+def descend(qtensor: QTensor, problem: Damped, sweeps: int) -> QTensor:
     """Coordinate descent over the columns. Source: QuIP# (Tseng 2024), section 4.3; cost 2 out in^2 per sweep."""
+    gram = problem.gram
     spec, params = qtensor.spec, qtensor.params
     value = qtensor.dequantize().mT.contiguous()  # columns as rows
-    error = value - target.mT
+    error = value - problem.target.mT
     shape = qtensor.shape
     if params is None:
         scale, zero = torch.ones_like(value), torch.zeros_like(value)
@@ -48,9 +64,9 @@ def descend(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tenso
         changed = 0
         for start in range(0, shape[1], _BLOCK):
             stop = min(start + _BLOCK, shape[1])
-            slope = gram[start:stop] @ error
+            slope = problem.times(slice(start, stop), error)
             for k in range(start, stop):
-                wanted = value[k] - slope[k - start] / gram[k, k]
+                wanted = value[k] - slope[k - start] / problem.diagonal[k]
                 best = (spec.format.nearest(wanted / scale[k] + zero[k]) - zero[k]) * scale[k]
                 change = best - value[k]
                 changed += int(change.count_nonzero())
@@ -64,7 +80,7 @@ def descend(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tenso
     return assemble(spec.format.encode(to_scaled(value.mT.contiguous(), spec, params)), spec, params)
 
 
-def refit(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor, "in in"]) -> QTensor:
+def refit(qtensor: QTensor, problem: Damped) -> QTensor:
     """The same codes with the scales of every row solved for jointly; rows where that does not help keep theirs.
 
     Only for tiles of one row whose scales are plain floats; other tensors are returned as they are.
@@ -80,9 +96,12 @@ def refit(qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor,
     normal = torch.empty(qtensor.shape[0], groups, groups)
     for a in range(groups):
         part = slice(a * width, (a + 1) * width)
-        reach = (levels[:, part] @ gram[part]) * levels
+        reach = levels[:, part] @ problem.gram[part]
+        reach[:, part].add_(levels[:, part], alpha=problem.damping)
+        reach.mul_(levels)
         normal[:, a] = reach.reshape(-1, groups, width).sum(-1)
-    right = ((target @ gram) * levels).reshape(-1, groups, width).sum(-1)
+    target = problem.target
+    right = ((target @ problem.gram).add_(target, alpha=problem.damping) * levels).reshape(-1, groups, width).sum(-1)
     ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
     damped = normal.double() + torch.eye(groups, dtype=torch.float64) * ridge[:, None, None]
     wanted = torch.linalg.solve(damped, (right + ridge[:, None] * params.scale).double()).float()

@@ -7,13 +7,14 @@ data: a solver that cannot do its work as asked does the next best thing and say
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.numerics import QTensor, Spec
+from bitwright.numerics import QTensor, Spec, row_ranges, stack_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,15 @@ class Problem:
     spec: Spec
     gram: Float[Tensor, "in in"] | None = None
 
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Ranges of rows that may be solved apart."""
+        return row_ranges(self.spec, (self.target.shape[0], self.target.shape[1]))
+
+    def rows(self, start: int, stop: int) -> Problem:
+        """The problem of these rows alone."""
+        return replace(self, target=self.target[start:stop])
+
 
 class Solver(ABC):
     """A way to choose codes."""
@@ -57,3 +67,16 @@ def output_loss(error: Float[Tensor, "out in"], gram: Float[Tensor, "in in"] | N
     if gram is None:
         return float(error.double().square().sum())
     return float(((error @ gram.float()) * error).sum(dtype=torch.float64))
+
+
+def rounding_loss(
+    qtensor: QTensor, target: Float[Tensor, "out in"], gram: Float[Tensor, "in in"] | None = None
+) -> float:
+    """`output_loss` of the rounding error, a few rows at a time."""
+    ranges = row_ranges(qtensor.spec, qtensor.shape)
+    return sum(output_loss(qtensor.rows(a, b).dequantize() - target[a:b], gram) for a, b in ranges)
+
+
+def in_rows(problem: Problem, solve: Callable[[Problem], QTensor]) -> QTensor:
+    """Solve some rows after the other, so that what a solver holds besides the result is bounded."""
+    return stack_rows([solve(problem.rows(start, stop)) for start, stop in problem.ranges])

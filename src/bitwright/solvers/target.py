@@ -9,7 +9,8 @@ A linear whose output is added to the stream may also make up for the drift r - 
 
     W** = W* + K (H + lambda I)^-1,      K = E[(r - r^) x^'].
 
-Both corrections are estimated from few tokens, so each is scaled by a strength that held-out tokens choose.
+Where the weight has few rows, W C is summed as such and C never formed. Both corrections are estimated from few tokens,
+so each is scaled by a strength that held-out tokens choose.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.calib import short_products
+from bitwright.solvers.prepared import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class Corrections:
     inputs: Float[Tensor, "out in"] | None = None
     stream: Float[Tensor, "out in"] | None = None
 
+    def rows(self, rows: slice) -> Corrections:
+        """Those of these rows."""
+        inputs = None if self.inputs is None else self.inputs[rows]
+        return Corrections(inputs, None if self.stream is None else self.stream[rows])
+
     def apply(self, weight: Float[Tensor, "out in"], strength: Strength) -> Float[Tensor, "out in"]:
         """The target at this strength."""
         target = weight
@@ -51,19 +58,19 @@ class Corrections:
         return target
 
 
-def drift_solution(gram: Float[Tensor, "n n"], cross: Float[Tensor, "m n"], damp: float) -> Float[Tensor, "m n"] | None:
-    """cross @ (gram + lambda I)^-1 with lambda = damp * mean(diagonal), float32; None if it cannot be solved.
+def drift_solution(prepared: Prepared | None, cross: Float[Tensor, "m n"]) -> Float[Tensor, "m n"] | None:
+    """cross @ (H + lambda I)^-1, float32, written over `cross`; None where H could not be factored.
 
-    Source: closed form of GPTAQ's and Qronos' objectives (see LoaQ, arXiv 2509.06297). Differs: float64 Cholesky.
+    Source: closed form of GPTAQ's and Qronos' objectives (see LoaQ, arXiv 2509.06297). Differs: with the factor that
+    error feedback has already, H^-1 = U'U in its own order of the columns.
     """
-    damped = gram.to(torch.float64, copy=True)
-    damped.diagonal().add_(damp * float(damped.diagonal().mean()))
-    lower, status = torch.linalg.cholesky_ex(damped)
-    del damped
-    if int(status) != 0:
+    if prepared is None:
         return None
-    solved = torch.cholesky_solve(cross.double().mT, lower).mT.float()
-    return solved if bool(torch.isfinite(solved).all()) else None
+    order, upper = prepared.permutation, prepared.factor.upper
+    with short_products(allowed=False):
+        for rows in cross.split(max(1, (1 << 24) // len(order))):
+            rows[:, order] = rows[:, order] @ upper.mT @ upper
+    return cross if bool(torch.isfinite(cross).all()) else None
 
 
 def input_correction(
