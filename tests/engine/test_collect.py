@@ -17,7 +17,7 @@ from engine.tiny import model
 BASE = {"self_attn.o_proj": "", "mlp.down_proj": "post_attention_layernorm", "attn.c_proj": "", "mlp.c_proj": "ln_2"}
 
 
-@pytest.fixture(scope="module", params=[("dense", 0), ("dense", 1), ("transposed", 1)], ids=str)
+@pytest.fixture(scope="module", params=[("dense", 0), ("dense", 1), ("wide", 1), ("transposed", 1)], ids=str)
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     config, index = request.param
     folder = tmp_path_factory.mktemp(config)

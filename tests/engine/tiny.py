@@ -20,6 +20,7 @@ ROUTED = {"num_local_experts": 4, "num_experts_per_tok": 2}
 PLAIN = {"vocab_size": 160, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 CONFIGS: dict[str, transformers.PreTrainedConfig] = {
     "dense": transformers.LlamaConfig(**{**GROUPED, "num_hidden_layers": 3}),
+    "wide": transformers.LlamaConfig(**{**GROUPED, "num_hidden_layers": 3, "intermediate_size": 80}),
     "deep": transformers.LlamaConfig(**{**GROUPED, "num_hidden_layers": 4}),
     "routed": transformers.MixtralConfig(**GROUPED, **ROUTED),
     "transposed": transformers.GPT2Config(**PLAIN),
