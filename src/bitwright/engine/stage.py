@@ -53,12 +53,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """What is known of one input: its mean Gram matrix, the factor of that one's inverse, and the sums of drifts."""
+    """What is known of one input: its mean Gram matrix, the factor of that one's inverse as this solver has it made."""
 
     gram: Tensor | None
     prepared: Prepared | None
     solver: Feedback
-    stats: InputStats | None
+    sample: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,10 @@ class StageRun:
         outcomes: list[Outcome] = []
         for portion in passes(by_input(stage)):
             needs = any(step.solver.needs_gram for group in portion for step in group)
-            stats = collect(self.block, portion, streams, ranges) if needs and ranges else None
-            talls = [t for i, group in enumerate(portion) for t in self._talls(group, stats[i] if stats else None)]
+            found = collect(self.block, portion, streams, ranges) if needs and ranges else []
+            talls: list[_Tall] = []
+            for group in portion:  # the sums of an input are given up as soon as its targets are known
+                talls += self._talls(group, found.pop(0) if found else None)
             outcomes += self._decide(talls)
         return outcomes
 
@@ -117,8 +119,8 @@ class StageRun:
         known = stats is not None and stats.gram.tokens > 0
         gram = stats.gram.take_mean() if stats is not None and known else None
         prepared = None if gram is None else prepare(gram, solver.damp, solver.order)
-        seen = _Input(gram, prepared, solver, stats)
-        drift = self._drift(seen)
+        seen = _Input(gram, prepared, solver, stats.sample if stats else None)
+        drift = self._drift(prepared, stats)
         places, talls = _places(group), []
         for steps in _alike(group):
             weight = torch.cat([s.linear.view.read(self.original[s.linear.view.parameter]).float() for s in steps])
@@ -126,28 +128,31 @@ class StageRun:
                 inputs: Tensor | None = torch.cat([drift[places[step]] for step in steps])
             else:
                 inputs = input_correction(weight, drift)
-            talls.append(_Tall(steps, weight, seen, Corrections(inputs, self._stream_correction(steps, seen))))
+            stream = self._stream_correction(steps, prepared, stats)
+            talls.append(_Tall(steps, weight, seen, Corrections(inputs, stream)))
         return talls
 
-    def _drift(self, seen: _Input) -> Tensor | None:
+    def _drift(self, prepared: Prepared | None, stats: InputStats | None) -> Tensor | None:
         """C (H + lambda I)^-1, or W C (H + lambda I)^-1 where that was summed; None where the input did not drift."""
-        drift = None if seen.stats is None else seen.stats.drift
+        drift = None if stats is None else stats.drift
         if drift is None or max(self.search.inputs) <= 0 or not bool(drift.total.any()):
             return None
-        return drift_solution(seen.prepared, drift.take_mean())
+        return drift_solution(prepared, drift.take_mean())
 
-    def _stream_correction(self, steps: tuple[Step, ...], seen: _Input) -> Tensor | None:
+    def _stream_correction(
+        self, steps: tuple[Step, ...], prepared: Prepared | None, stats: InputStats | None
+    ) -> Tensor | None:
         """How the writers among these weights make up for the drift of the stream; zeros for the others."""
-        if seen.stats is None or seen.prepared is None or max(self.search.stream) <= 0:
+        if stats is None or prepared is None or max(self.search.stream) <= 0:
             return None
-        sums = [seen.stats.stream.get(step.name) for step in steps]
+        sums = [stats.stream.get(step.name) for step in steps]
         if not any(one is not None and one.tokens and bool(one.total.any()) for one in sums):
             return None
         parts = [
             torch.zeros(step.linear.view.shape) if one is None else one.take_mean()
             for step, one in zip(steps, sums, strict=True)
         ]
-        return drift_solution(seen.prepared, torch.cat(parts) if len(parts) > 1 else parts[0])
+        return drift_solution(prepared, torch.cat(parts) if len(parts) > 1 else parts[0])
 
     def _decide(self, talls: list[_Tall]) -> list[Outcome]:
         strength = self._strength(talls)
@@ -255,8 +260,7 @@ def _outcome(tall: _Tall, step: Step, choice: _Choice) -> Outcome:
     nearest = Nearest().solve(Problem(weight, step.spec, tall.gram)).loss / energy
     loss = rounding_loss(choice.solution.qtensor, weight, tall.gram) / energy
     diagonal = None if tall.gram is None else tall.gram.diagonal().clone()
-    sample = tall.input.stats.sample if tall.input.stats else None
-    return Outcome(step, choice.solution, choice.chosen, loss, nearest, diagonal, sample)
+    return Outcome(step, choice.solution, choice.chosen, loss, nearest, diagonal, tall.input.sample)
 
 
 def _places(steps: tuple[Step, ...]) -> dict[Step, slice]:

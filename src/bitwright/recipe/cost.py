@@ -24,9 +24,9 @@ _BASE = 310 << 20  # Python with torch and transformers, an open model and its t
 _LOOSE = 112 << 20  # freed but not given back: what the allocator holds between tensors of changing sizes,
 _LOOSE_SHARE = 0.2  # which grows with what a block needs
 _CHUNK = 24 << 20  # the chunk in which ranges are searched, with its errors
-_SOLVER_COPIES = 12  # float32 matrices of a stacked weight: targets, work, values, errors, spread scales and zeros
-_NEAREST_COPIES = 6  # the same without data
-_FACTOR_COPIES = 5  # float64 [in, in] at the height of the factorisation
+_PORTION = 64 << 20  # float32 bytes of the rows that are solved at a time
+_PORTION_COPIES = 8  # of such rows: work, values, errors, spread scales and zeros
+_TALL_COPIES = 4  # float32 matrices of a stacked weight: itself, its target, two corrections
 _FORWARDS = 5  # runs of all rows through a block: both streams, one partial run per stage, held-out errors
 _SWEEPS = 6  # products out x in x in: feedback, four sweeps of the refinement, its refit
 _FACTORS = 8  # cubes of the inputs: the factors and the solution for the drift, in float64 at half the speed
@@ -157,11 +157,12 @@ def _block_peak(job: BlockJob, rows: int, length: int, types: Types) -> int:
     planned = sum(_elements(step.linear.view.shape) for step in job.steps)
     if rows == 0:
         largest = max((_elements(step.linear.view.shape) for step in job.steps), default=0)
-        return 5 * planned + 4 * _NEAREST_COPIES * largest
+        return planned + 2 * 4 * largest + _portions_bytes(largest)
     copies = planned * types.source.itemsize + (0 if types.keeps_matrices else 2 * planned * types.compute.itemsize)
     tokens = min(max(1, BATCH_TOKENS // length), rows) * length
-    baseline = 2 * 4 * planned  # every weight in float32, and rounded to nearest
-    done = 5 * planned  # of finished weights: the original in float32, and the codes
+    largest = max((_elements(step.linear.view.shape) for step in job.steps), default=0)
+    baseline = 2 * 4 * largest + _portions_bytes(largest)  # one weight after the other, rounded to nearest
+    done = planned  # the codes of finished weights
     stages = [_stage_peak(stage, tokens, types) for stage in job.stages]
     return copies + max([baseline, *(done + stage for stage in stages)])
 
@@ -188,22 +189,30 @@ def _portions(stage: Stage) -> Iterator[list[tuple[Step, ...]]]:
 
 
 def _sums_bytes(group: tuple[Step, ...]) -> int:
-    """Gram and drift (float32, and the mean of the first), and for writers of the stream the drift of that."""
+    """Gram and drift (of the input or, if that is smaller, of the outputs), and for writers the drift of the stream."""
     width = group[0].linear.view.shape[1]
+    rows = sum(step.linear.view.shape[0] for step in group)
     writers = sum(_elements(step.linear.view.shape) for step in group if step.linear.writes_stream)
-    routed = any(step.linear.routed for step in group)
-    return 4 * ((2 if routed else 3) * width**2 + (0 if routed else writers))
+    if any(step.linear.routed for step in group):
+        return 4 * width**2
+    return 4 * (width**2 + (rows if 2 * rows <= width else width) * width + writers)
 
 
 def _solver_bytes(group: tuple[Step, ...]) -> int:
-    """Stacked weights with the solver's work, factors of the Gram matrix, and the refit's systems of group scales."""
+    """Beside the sums: the factor with what it is made in, or stacked weights with the solver's work on some rows."""
     width = group[0].linear.view.shape[1]
     height = sum(step.linear.view.shape[0] for step in group)
     tile = group[0].spec.tile
     groups = 1 if tile is None else width // tile.size((1, width))[1]
-    refit = 32 * height * groups**2 if tile is not None and tile.rows == 1 else 0
-    work = 4 * _SOLVER_COPIES * height * width + refit
-    return max(work + 2 * 4 * width**2, _FACTOR_COPIES * 8 * width**2 + 4 * 3 * height * width)
+    rows = min(height, max(1, _PORTION // (4 * width)))
+    refit = 32 * rows * groups**2 if tile is not None and tile.rows == 1 else 0
+    work = (4 * _TALL_COPIES + 2) * height * width + _portions_bytes(height * width) + refit
+    return 4 * width**2 + max(8 * width**2, work)
+
+
+def _portions_bytes(elements: int) -> int:
+    """What solving some rows at a time holds, for a weight of so many elements."""
+    return _PORTION_COPIES * min(4 * elements, _PORTION)
 
 
 def _activations(stage: Stage, tokens: int, types: Types) -> int:
