@@ -37,7 +37,7 @@ LAYERS = {
     "numerics": Layer("", "torch jaxtyping"),
     "graph": Layer("", "torch jaxtyping"),
     "calib": Layer("numerics"),
-    "store": Layer("numerics"),
+    "store": Layer("numerics graph"),  # an ONNX file hands out its network
     "execute": Layer("numerics calib graph store"),
     "solvers": Layer("numerics calib"),
     "transforms": Layer("numerics calib graph"),
@@ -62,6 +62,8 @@ DOORS = {
     "huggingface_hub": ("store",),  # the errors that transformers raises are its own
     "tokenizers": ("store",),
     "onnx": ("graph/onnx.py", "export", "store", "execute/onnx_runner.py"),
+    "onnxscript": ("store/torch_module.py",),  # what the exporter of torch is made of
+    "google": ("store/onnx_source.py",),  # protobuf, which ONNX files are written in
     "onnxruntime": ("graph/onnx.py", "export", "store", "execute/onnx_runner.py"),
     "gguf": ("export",),
     "typer": ("cli",),
