@@ -13,6 +13,7 @@ from bitwright.calib import (
     MinMaxRange,
     Percentile,
     activation_params,
+    choose,
     sqnr,
 )
 from bitwright.numerics import quantize
@@ -103,3 +104,12 @@ def test_nothing_held_out_is_an_error() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="Auto wants"):
         Auto(**settings)  # type: ignore[arg-type]
+
+
+def test_any_rule_is_reported_alike() -> None:
+    values, held_out = (seen(half) for half in halves("swish"))
+    spec = ACTIVATIONS["uint8"]
+    alone = choose(Percentile(99.99), values, spec, held_out)
+    among = Auto().choose(values, spec, held_out)
+    assert alone.trials == (alone.taken,) and alone.taken == among.trials[2]
+    assert choose(Auto(), values, spec, held_out) == among

@@ -6,7 +6,7 @@ the meaning. So every rule proposes a range, the range is stored, and what count
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from bitwright.calib.activation import activation_params
@@ -71,14 +71,24 @@ class Auto(RangeRule):
         Entropy is left out for formats whose steps are unequal.
         """
         rules = [rule for rule in self.rules if isinstance(spec.format, Int) or not isinstance(rule, Entropy)]
-        trials = tuple(self._try(rule, histogram, spec, held_out, rule is rules[0]) for rule in rules)
-        allowed = [trial for trial in trials if not trial.is_refused]
-        return Choice(max(allowed, key=lambda trial: trial.sqnr), trials)
+        first, *others = (_tried(rule, histogram, spec, held_out) for rule in rules)
+        trials = (first, *(replace(trial, is_refused=self._refuses(trial, spec, held_out)) for trial in others))
+        return Choice(max((t for t in trials if not t.is_refused), key=lambda trial: trial.sqnr), trials)
 
-    def _try(self, rule: RangeRule, histogram: Histogram, spec: Spec, held_out: Histogram, is_safe: bool) -> Trial:
-        low, high = rule.range(histogram, spec)
-        params = activation_params(low, high, spec)
-        noise = distortion(held_out, spec, params)
-        clipped = clipped_energy(held_out, low, high)
-        is_refused = not is_safe and clipped > max(self.guard * held_out.mean_square, noise - clipped)
-        return Trial(rule, low, high, sqnr(held_out, spec, params), is_refused)
+    def _refuses(self, trial: Trial, spec: Spec, held_out: Histogram) -> bool:
+        noise = distortion(held_out, spec, activation_params(trial.low, trial.high, spec))
+        clipped = clipped_energy(held_out, trial.low, trial.high)
+        return clipped > max(self.guard * held_out.mean_square, noise - clipped)
+
+
+def choose(rule: RangeRule, histogram: Histogram, spec: Spec, held_out: Histogram) -> Choice:
+    """What a rule takes, with its noise on held-out samples: `Auto` tries several, every other rule is its only one."""
+    if isinstance(rule, Auto):
+        return rule.choose(histogram, spec, held_out)
+    trial = _tried(rule, histogram, spec, held_out)
+    return Choice(trial, (trial,))
+
+
+def _tried(rule: RangeRule, histogram: Histogram, spec: Spec, held_out: Histogram) -> Trial:
+    low, high = rule.range(histogram, spec)
+    return Trial(rule, low, high, sqnr(held_out, spec, activation_params(low, high, spec)))

@@ -161,6 +161,13 @@ class Histogram:
         """How many values each bin holds, from bin `first` on; the values that are exactly zero included."""
         return self._counts.clone()
 
+    def coarser(self, exponent: int) -> tuple[int, Int64[Tensor, "bins"]]:
+        """First bin and counts on the grid of bins 2**exponent wide, which is not finer than this one."""
+        assert exponent >= self._exponent
+        places = self._places(exponent)
+        counts = torch.zeros(int(places[-1] - places[0]) + 1, dtype=torch.int64)
+        return int(places[0]), counts.index_add_(0, places - places[0], self._counts)
+
     def edges(self) -> Float64[Tensor, "edges"]:
         """The ends of the bins: one more than there are bins, ascending, drawn in to [low, high].
 

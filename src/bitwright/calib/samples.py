@@ -57,6 +57,12 @@ class Samples:
         table = self.table()
         return table[table[:, _COUNT] > 0][:, _LOW : _HIGH + 1]
 
+    def means(self) -> Float[Tensor, "samples"]:
+        """The mean of every sample that has a finite value, in the order of the indices, float64."""
+        table = self.table()
+        held = table[table[:, _COUNT] > 0]
+        return held[:, _TOTAL] / held[:, _COUNT]
+
     @property
     def count(self) -> int:
         """How many finite values all samples hold together."""

@@ -20,8 +20,7 @@ from bitwright.calib.histogram import Histogram
 from bitwright.calib.ranges import RangeRule, inside
 from bitwright.numerics import Int, Spec
 
-_Factors = Float64[Tensor, "candidates"]
-_Judge = Callable[[Tensor], Tensor]  # errors of the ranges that these factors give
+_Judge = Callable[[Float64[Tensor, "candidates"]], Float64[Tensor, "candidates"]]  # errors that these factors give
 
 
 @final
@@ -52,30 +51,39 @@ class MeanSquaredError(RangeRule):
         held = density(histogram)
         reach = max(-low, high)
 
-        def error(lows: Tensor, highs: Tensor) -> Tensor:
+        def errors(lows: Tensor, highs: Tensor) -> Tensor:
             stored = params_between(spec, lows[:, None].float(), highs[:, None].float())
             return squared_errors(held, spec, stored)
 
-        def by_magnitude(factors: _Factors) -> Tensor:
-            return error((-reach * factors).clamp(min=low), (reach * factors).clamp(max=high))
-
-        factor, least = self._search(by_magnitude)
+        factor, least = self._search(lambda f: errors((-reach * f).clamp(min=low), (reach * f).clamp(max=high)))
         best = max(low, -reach * factor), min(high, reach * factor)
         if spec.zero is None or low == 0 or high == 0:
             return best
-        factor, found = self._search(lambda factors: error(low * factors, high * factors))
+        factor, found = self._search(lambda f: errors(low * f, high * f))
         if found < least:
             best, least = (low * factor, high * factor), found
-        for _ in range(self.sweeps):
-            down, up = best
-            factor, found = self._search(lambda f, up=up: error(low * f, torch.full_like(f, up)))  # type: ignore[misc]
-            if found < least:
-                best, least = (low * factor, up), found
-            down = best[0]
-            factor, found = self._search(lambda f, down=down: error(torch.full_like(f, down), high * f))  # type: ignore[misc]
-            if found < least:
-                best, least = (down, high * factor), found
+        for sweep in range(2 * self.sweeps):
+            best, least = self._move(best, least, (low, high), sweep % 2 == 0, errors)
         return best
+
+    def _move(
+        self,
+        best: tuple[float, float],
+        least: float,
+        ends: tuple[float, float],
+        is_low: bool,
+        errors: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[tuple[float, float], float]:
+        """The best range and its error after one of its ends was searched anew and the other kept."""
+
+        def at(factor: Tensor) -> tuple[Tensor, Tensor]:
+            kept = torch.full_like(factor, best[1] if is_low else best[0])
+            return (ends[0] * factor, kept) if is_low else (kept, ends[1] * factor)
+
+        factor, found = self._search(lambda f: errors(*at(f)))
+        if not found < least:
+            return best, least
+        return ((ends[0] * factor, best[1]) if is_low else (best[0], ends[1] * factor)), found
 
     def _search(self, errors: _Judge) -> tuple[float, float]:
         """The factor in (0, 1] of least error, and that error; of equal ones the largest."""
