@@ -109,6 +109,20 @@ def run(network: Network, constants: Mapping[str, Tensor], inputs: Mapping[str, 
     return [torch.from_numpy(numpy.array(array)) for array in found]
 
 
+def evaluate(nodes: Any, values: Mapping[str, Tensor], wanted: Any) -> dict[str, Tensor]:
+    """Any values that these nodes make, in float64, by onnx's reference evaluator; for code that asks for a runner."""
+    written = [helper.make_node(node.op, node.inputs, node.outputs, **node.attributes) for node in nodes]
+    made = [helper.make_tensor_value_info(name, FLOAT64, None) for name in wanted]
+    graph = helper.make_graph(
+        written, "graph", [], made, [numpy_helper.from_array(x.numpy(), name) for name, x in doubled(values).items()]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return {
+        name: torch.from_numpy(numpy.array(x))
+        for name, x in zip(wanted, ReferenceEvaluator(model).run(None, {}), strict=True)
+    }
+
+
 def moved(before: list[Tensor], after: list[Tensor]) -> float:
     """The largest change of any output, relative to the largest number of that output."""
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)) for a, b in zip(after, before, strict=True))

@@ -51,11 +51,22 @@ class Tie:
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What a sink reads: place k along `axis` of `value` is channel `labels[k]` of the site, none where that is -1."""
+
+    value: str
+    axis: int
+    labels: Int64[Tensor, "places"]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
 class Site:
     """Channels that may be scaled: `sources` and `shifts` are divided by s, `sinks` are multiplied.
 
-    `value` is what the producer makes, `channels` how many it has. `shifts` are biases and bounds on the way. `between`
-    are the operators that the channels pass, in running order; sinks are not among them.
+    `value` is what the producer makes, `channels` how many it has. `shifts` are biases and bounds on the way. `reads`
+    are what the sinks read, in the same order. `between` are the operators that the channels pass, in running order;
+    sinks are not among them.
     """
 
     value: str
@@ -64,7 +75,8 @@ class Site:
     sources: tuple[Tie, ...]
     shifts: tuple[Tie, ...]
     sinks: tuple[Tie, ...]
-    between: tuple[str, ...]
+    reads: tuple[Read, ...]
+    between: tuple[Node, ...]
 
     def __str__(self) -> str:
         return f"{self.value} -> {', '.join(dict.fromkeys(tie.constant for tie in self.sinks))}"
@@ -134,6 +146,7 @@ class _Walk(Walk):
         self._sources: list[Tie] = []
         self._shifts: list[Tie] = []
         self._sinks: list[Tie] = []
+        self._reads: list[Read] = []
         self._now = ""
 
     @property
@@ -154,6 +167,7 @@ class _Walk(Walk):
         assert linear is not None
         index = torch.where(linear.reads < 0, NONE, labels[linear.reads])
         self._sinks.append(Tie(self._alone(linear.weight), index, node.inputs[0]))
+        self._reads.append(Read(node.inputs[0], linear.axis, labels))
 
     def run(self, node: Node) -> Site | None:
         """The site of this node's channels; None if it has none to label. Raises Refused."""
@@ -165,13 +179,13 @@ class _Walk(Walk):
         between = self._follow(node.outputs[0])
         if not self._sinks:
             raise Refused("no linear operator reads it")
-        ties = tuple(self._sources), tuple(self._shifts), tuple(self._sinks)
+        ties = tuple(self._sources), tuple(self._shifts), tuple(self._sinks), tuple(self._reads)
         return Site(node.outputs[0], kind, channels, *ties, between)
 
-    def _follow(self, start: str) -> tuple[str, ...]:
+    def _follow(self, start: str) -> tuple[Node, ...]:
         """Step through all that reads labelled values, in running order."""
         queue = self._put(start, [])
-        between: list[str] = []
+        between: list[Node] = []
         last = -1
         while queue:
             place = heapq.heappop(queue)
@@ -183,7 +197,7 @@ class _Walk(Walk):
                 raise Refused(f"{node.op} ({node.outputs[0]}) is not known to commute with a scale")
             self._now = node.outputs[0]
             made = rule(self, node)
-            between += [node.op] if made else []
+            between += [node] if made else []
             for name, labels in zip(node.outputs, made, strict=False):
                 if name and bool((labels != NONE).any()):
                     self._labels[name] = labels

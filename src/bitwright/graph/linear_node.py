@@ -41,12 +41,15 @@ class LinearNode:
         """The name of the value that it makes."""
         return self.node.outputs[0]
 
-    def respond(self, weight: Tensor, constant: Float[Tensor, "inputs"]) -> Float[Tensor, "outputs"]:
-        """What it makes, far from any border, of an input that holds this number in each channel; float64, no bias."""
-        made = weight.double() * constant.double()[self.reads]
+    def summed(self, products: Float[Tensor, "..."]) -> Float[Tensor, "outputs"]:
+        """Numbers of the weight's shape summed onto the output channel that each writes, times the gain; float64."""
         total = torch.zeros(self.outputs, dtype=torch.float64)
-        total.index_add_(0, self.writes.expand(weight.shape).reshape(-1), made.reshape(-1))
+        total.index_add_(0, self.writes.expand(products.shape).reshape(-1), products.double().reshape(-1))
         return total * self.gain
+
+    def respond(self, weight: Float[Tensor, "..."], constant: Float[Tensor, "inputs"]) -> Float[Tensor, "outputs"]:
+        """What it makes, far from any border, of an input that holds this number in each channel; float64, no bias."""
+        return self.summed(weight.double() * constant.double()[self.reads])
 
 
 def linear_of(network: Network, node: Node) -> LinearNode | None:

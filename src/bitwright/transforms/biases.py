@@ -54,6 +54,12 @@ def bias_reader(network: Network, linear: LinearNode) -> tuple[Node, str] | None
     return node, name
 
 
+def biased_value(network: Network, linear: LinearNode) -> str:
+    """The value that the operator's bias is part of: what it makes, or what the Add behind a MatMul makes."""
+    found = bias_reader(network, linear) if linear.node.op == "MatMul" else None
+    return found[0].outputs[0] if found else linear.output
+
+
 def _behind(network: Network, constants: Mapping[str, Tensor], linear: LinearNode) -> tuple[Edit, str]:
     if found := bias_reader(network, linear):
         return Edit(), found[1]

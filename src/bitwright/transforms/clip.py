@@ -23,7 +23,7 @@ def open_clips(network: Network, constants: Mapping[str, Tensor]) -> Edit:
     """Turn every Clip with constant bounds around zero into Relu (or Max) and Min with one number per channel."""
     steps = []
     for node in network.nodes:
-        bounds = _bounds(node, constants) if node.op == "Clip" else None
+        bounds = clip_bounds(node, constants) if node.op == "Clip" else None
         known = network.values.get(node.outputs[0])
         if bounds is None or known is None or known.shape is None or len(known.shape) < 2:
             continue
@@ -73,7 +73,7 @@ def without_bounds(network: Network, constants: Mapping[str, Tensor], highs: Map
     return Edit(tuple(steps))
 
 
-def _bounds(node: Node, constants: Mapping[str, Tensor]) -> tuple[float, float] | None:
+def clip_bounds(node: Node, constants: Mapping[str, Tensor]) -> tuple[float, float] | None:
     """The bounds of a Clip; None if they are known only when the network runs."""
     found = []
     for place, name, free in ((1, "min", -inf), (2, "max", inf)):
