@@ -36,6 +36,7 @@ def network_of(model: ModelProto) -> Network:
     loaded.
     """
     graph = model.graph
+    opset = opset_of(model)
     constants = constants_of(model)
     inputs = tuple(value.name for value in graph.input if value.name not in constants)
     nodes = _nodes(graph)
@@ -46,7 +47,7 @@ def network_of(model: ModelProto) -> Network:
         outputs=tuple(value.name for value in graph.output),
         constants=frozenset(constants),
         values=_values(model, constants, nodes),
-        opset=opset_of(model),
+        opset=opset,
     )
 
 

@@ -41,11 +41,11 @@ def write_model(path: Path, model: ModelProto, constants: Mapping[str, Tensor], 
     unknown = sorted(constants.keys() - constants_of(model).keys())
     if unknown:
         raise ValueError(f"{unknown[0]}: the model stores no tensor of this name, so it cannot be replaced")
+    was_external = any(is_external(tensor) for _, tensor in every_tensor(model))
     declare(model, constants)
-    places = [tensor for _, tensor in every_tensor(model)]
-    total = sum(map(tensor_bytes, places))
+    total = sum(tensor_bytes(tensor) for _, tensor in every_tensor(model))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if total > LARGEST_FILE - ROOM_FOR_GRAPH or any(map(is_external, places)):
+    if was_external or total > LARGEST_FILE - ROOM_FOR_GRAPH:
         _write_beside(path, model, constants, folder)
     else:
         for name, tensor in constants_of(model).items():
