@@ -6,13 +6,13 @@ import math
 
 import torch
 
-from bitwright.calib.samples import Samples, damaged_row, sample_rows
+from bitwright.calib.samples import Samples, damaged_row, extremes_of, sample_rows
 
 
 def table_of(*parts: tuple[torch.Tensor, int]) -> Samples:
     samples = Samples()
     for values, first in parts:
-        samples.add(sample_rows(values, first))
+        samples.add(sample_rows(values, first, extremes_of(values)))
     return samples
 
 

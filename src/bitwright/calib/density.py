@@ -20,7 +20,7 @@ from bitwright.numerics import Format, Int, Params, Spec
 
 _SLIVER = 2.0**-10  # an end bin narrower than this part of the width is a point: its primitive would cancel
 _POINT = 2.0**-20  # bins narrower than this, in steps of the quantizer, are judged as points, for the same reason
-_AT_ONCE = 16  # params judged together, so that their tables of bins stay in the processor's cache
+_AT_ONCE = 7  # params judged together: their tables of bins stay in cache and are not shared out among threads
 
 
 @final

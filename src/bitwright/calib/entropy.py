@@ -22,7 +22,7 @@ from bitwright.calib.square_error import integer_steps
 from bitwright.numerics import Spec
 
 _BINS = 2048  # of |x|; twice as many are joined in pairs
-_AT_ONCE = 128  # candidates whose groups are summed together, so that their tables stay in cache
+_AT_ONCE = 96  # candidates summed together: their tables of groups stay in cache and are not shared out among threads
 
 
 @final

@@ -52,19 +52,20 @@ class Histogram:
             return
         rows = values.detach().to("cpu", torch.float32)
         rows = rows.reshape(rows.shape[0] if rows.dim() else 1, -1)
-        low, high = extremes_of(rows)
-        if bool((low.isfinite() & high.isfinite()).all()):
-            self._add_finite(rows, first, float(low.min()), float(high.max()))
+        ends = extremes_of(rows)
+        if bool((ends[0].isfinite() & ends[1].isfinite()).all()):
+            self._add_finite(rows, first, ends)
             return
         for index, row in enumerate(rows, first):
-            kept = row[row.isfinite()]
+            kept = row[row.isfinite()][None]
             self.samples.add(damaged_row(index, row.numel() - kept.numel()))
             if kept.numel():
-                self._add_finite(kept[None], index, float(kept.min()), float(kept.max()))
+                self._add_finite(kept, index, extremes_of(kept))
 
-    def _add_finite(self, rows: Float[Tensor, "samples n"], first: int, low: float, high: float) -> None:
+    def _add_finite(self, rows: Float[Tensor, "samples n"], first: int, ends: tuple[Tensor, Tensor]) -> None:
+        low, high = float(ends[0].min()), float(ends[1].max())
         self._grow(low, high)
-        self.samples.add(sample_rows(rows, first))
+        self.samples.add(sample_rows(rows, first, ends))
         inverse = 2.0**-self._exponent
         for part in rows.view(-1).split(CHUNK):
             places = (part * inverse).to(torch.int32)  # towards zero; a product too small for float32 also gives bin 0

@@ -8,6 +8,7 @@ the indices: batches, workers and arrival have no say. Sums over samples are exa
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -86,17 +87,23 @@ class Samples:
         return {int(index): int(found) for index, found in bad[:, [_INDEX, _NONFINITE]].tolist()}
 
 
-def sample_rows(values: Float[Tensor, "samples n"], first: int) -> Float[Tensor, "samples 7"]:
-    """The rows of finite values whose samples are `first`, `first` + 1, ...; n is at least 1.
+# Values worked on at a time: what is made of them stays in the processor's cache, and torch does not share them out
+# among threads, whose waiting for each other would cost more than the work on a machine that does other things too.
+CHUNK = 32_000
 
-    The caller looks at `extremes_of` first; this is the second pass.
-    """
-    rows = torch.empty(len(values), COLUMNS, dtype=torch.float64)
+_Ends = tuple[Float[Tensor, "samples"], Float[Tensor, "samples"]]
+
+
+def sample_rows(values: Float[Tensor, "samples n"], first: int, ends: _Ends) -> Float[Tensor, "samples 7"]:
+    """The rows of finite values, n >= 1, whose `extremes_of` are `ends`; their samples are `first`, `first` + 1, ..."""
+    rows = torch.zeros(len(values), COLUMNS, dtype=torch.float64)
     rows[:, _INDEX] = torch.arange(first, first + len(values), dtype=torch.float64)
-    rows[:, _LOW], rows[:, _HIGH] = extremes_of(values)
-    rows[:, _TOTAL], rows[:, _SQUARE] = _moments(values)
+    rows[:, _LOW], rows[:, _HIGH] = ends
     rows[:, _COUNT] = values.shape[1]
-    rows[:, _NONFINITE] = 0
+    for band, part in _chunks(values):
+        exact = part.double()
+        rows[band, _TOTAL] += exact.sum(1)
+        rows[band, _SQUARE] += exact.square_().sum(1)
     return rows
 
 
@@ -105,26 +112,22 @@ def damaged_row(index: int, nonfinite: int) -> Float[Tensor, "1 7"]:
     return torch.tensor([[index, math.inf, -math.inf, 0.0, 0.0, 0, nonfinite]], dtype=torch.float64)
 
 
-def extremes_of(values: Float[Tensor, "samples n"]) -> tuple[Float[Tensor, "samples"], Float[Tensor, "samples"]]:
+def extremes_of(values: Float[Tensor, "samples n"]) -> _Ends:
     """Smallest and largest value of each row; NaN where the row has one."""
-    return values.amin(1), values.amax(1)
+    low, high = values[:, 0].clone(), values[:, 0].clone()
+    for band, part in _chunks(values):
+        low[band] = torch.minimum(low[band], part.amin(1))
+        high[band] = torch.maximum(high[band], part.amax(1))
+    return low, high
 
 
-CHUNK = 1 << 16  # values worked on at a time, so that what is made of them stays in the processor's cache
-
-
-def _moments(values: Float[Tensor, "samples n"]) -> tuple[Float[Tensor, "samples"], Float[Tensor, "samples"]]:
-    """Sum and sum of squares of each row, in float64."""
-    total = torch.zeros(len(values), dtype=torch.float64)
-    square = torch.zeros(len(values), dtype=torch.float64)
+def _chunks(values: Float[Tensor, "samples n"]) -> Iterator[tuple[slice, Float[Tensor, "band part"]]]:
+    """The values in pieces of at most CHUNK: several rows, or a part of one; and which rows they are."""
     height = max(1, CHUNK // values.shape[1])
     for top in range(0, len(values), height):
         band = slice(top, top + height)
         for part in values[band].split(CHUNK, dim=1):
-            exact = part.double()
-            total[band] += exact.sum(1)
-            square[band] += exact.square_().sum(1)
-    return total, square
+            yield band, part
 
 
 def _joined(parts: list[Tensor]) -> Float[Tensor, "samples 7"]:
