@@ -193,6 +193,9 @@ def test_layout_and_shape_do_not_matter() -> None:
     expected = of(values.reshape(4, -1))
     assert same_bits(of(values.to(memory_format=torch.channels_last)), expected)
     assert same_bits(of(values.permute(0, 3, 1, 2)), expected)
+    assert same_bits(of(values[:, 1, 2, ::2]), of(values[:, 1, 2, ::2].clone()))
+    assert same_bits(of(values[::2]), of(values[::2].clone()))
+    assert same_bits(of(values[:, :1].expand(4, 5, 8, 8)), of(values[:, :1].repeat(1, 5, 1, 1)))
     assert of(torch.tensor(2.5)).high == 2.5
 
 

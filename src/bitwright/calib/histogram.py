@@ -29,7 +29,7 @@ class Histogram:
 
     Bin j holds [j, j + 1) widths for j >= 0, and (j, j + 1] widths for j < 0: mirror images, so that the histogram of
     -x is that of x reversed. Exact zeros are in bin 0 and also counted apart. Values are taken as float32, whatever
-    they come in. NaN and infinities are counted per sample and are in nothing else. Cost: about 3 ns per value.
+    they come in. NaN and infinities are counted per sample and are in nothing else. Cost: about 4 ns per value.
     """
 
     __slots__ = ("_counts", "_exponent", "_first", "_high", "_low", "_zeros", "samples")
@@ -51,7 +51,7 @@ class Histogram:
         if values.numel() == 0:
             return
         rows = values.detach().to("cpu", torch.float32)
-        rows = rows.reshape(rows.shape[0] if rows.dim() else 1, -1)
+        rows = rows.reshape(rows.shape[0] if rows.dim() else 1, -1).contiguous()
         ends = extremes_of(rows)
         if bool((ends[0].isfinite() & ends[1].isfinite()).all()):
             self._add_finite(rows, first, ends)
