@@ -77,6 +77,27 @@ def test_a_network_that_gives_nan_is_an_error_that_names_the_output() -> None:
         prove(network, constants, [], {"q": torch.randn(1, 3, 4, 4)}, evaluate)
 
 
+def test_sites_beyond_an_operator_that_cannot_be_run_are_rejected_and_those_before_are_tried() -> None:
+    s = Sketch()
+    x = s.add("Relu", s.conv(s.input(1, 3, 4, 4), 4, 3))
+    x = s.add("Bernoulli", s.conv(x, 3, 4))
+    network, constants = s.done(s.conv(s.add("Relu", s.conv(x, 4, 3)), 3, 4))
+    first, second = find_sites(network, constants).sites
+    found = prove(network, constants, [first, second], {"q": torch.randn(1, 3, 4, 4)})
+    assert found.sites == (first,)
+    assert found.rejected[0].value == second.value and "Bernoulli" in found.rejected[0].reason
+    wrong = broken(first)
+    wrong = replace(wrong, sources=(), shifts=first.shifts)
+    assert len(prove(network, constants, [wrong], {"q": torch.randn(1, 3, 4, 4)}).rejected) == 1
+
+
+def test_the_packages_own_interpreter_agrees_with_the_reference() -> None:
+    network, constants, inputs = transformer()
+    sites = find_sites(network, constants).sites
+    tried = [broken(sites[0]), *sites[1:]]
+    assert prove(network, constants, tried, inputs) == prove(network, constants, tried, inputs, evaluate)
+
+
 def test_casts_to_shorter_floats_are_widened() -> None:
     s = Sketch()
     x = s.add("Relu", s.conv(s.input(1, 3, 4, 4), 4, 3))

@@ -180,3 +180,14 @@ def test_depth_to_space_and_back_run_on_labels(mode: str) -> None:
     inputs = {"q": torch.randn(2, 3, 4, 4, dtype=torch.float64)}
     edited = rescaling(site, torch.rand(8, dtype=torch.float64) + 0.5).constants(constants)
     assert moved(run(network, constants, inputs), run(network, edited, inputs)) < 1e-12
+
+
+def test_a_normalization_over_channels_and_positions_is_scaled_by_channel() -> None:
+    s = Sketch()
+    x = s.add("LayerNormalization", s.input(2, 5, 4, 4), s.weight(5, 4, 4), s.weight(5, 4, 4), axis=1)
+    network, constants = s.done(s.conv(x, 3, 5, 3))
+    (site,) = find_sites(network, constants).sites
+    assert site.kind is Kind.NORM and site.channels == 5
+    inputs = {"q": torch.randn(2, 5, 4, 4, dtype=torch.float64)}
+    edited = rescaling(site, torch.rand(5, dtype=torch.float64) + 0.5).constants(constants)
+    assert moved(run(network, constants, inputs), run(network, edited, inputs)) < 1e-12

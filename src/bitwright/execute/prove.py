@@ -3,6 +3,9 @@
 The rules that find sites know what operators do; this knows nothing of them. Each site gets a random positive scale,
 the network runs in float64, and the outputs are compared with those of the network as it was. All sites are tried at
 once, and halved where the output moved, until each wrong one stands alone: proving a sound network costs two runs.
+
+Where an operator cannot be run, what depends on it is left out, and the values that it reads are compared in the place
+of outputs. A site with a constant in the part that was left out cannot be proved, so it is rejected, too.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from bitwright.execute.interpret import UnsupportedOperator, interpret
 from bitwright.graph.channels import Refusal, Site, Tie
 from bitwright.graph.network import Network, Node, Scalar
 
 Evaluate = Callable[[Sequence[Node], Mapping[str, Tensor], Sequence[str]], Mapping[str, Tensor]]
+Run = tuple[list[Node], list[str]]
 TOLERANCE = 1e-10  # of the largest number of each output; float64 rounding stays below 1e-13 on deep networks
 SPREAD = 8.0  # scales are between 1 / SPREAD and SPREAD
 FLOAT_TYPES = (1, 10, 16)  # ONNX's numbers for float32, float16 and bfloat16
@@ -29,7 +34,7 @@ DOUBLE = 11
 @final
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """Sites under which the outputs stayed, and those that were rejected, each with how far they moved."""
+    """Sites under which the outputs stayed, and those that were rejected, each with the reason."""
 
     sites: tuple[Site, ...]
     rejected: tuple[Refusal, ...]
@@ -40,7 +45,7 @@ def prove(
     constants: Mapping[str, Tensor],
     sites: Sequence[Site],
     batch: Mapping[str, Tensor],
-    evaluate: Evaluate,
+    evaluate: Evaluate = interpret,
     seed: int = 0,
 ) -> Proved:
     """Try each site on one batch of inputs. `evaluate(nodes, values, wanted)` runs nodes on float64 tensors.
@@ -48,13 +53,10 @@ def prove(
     Raises ValueError if the network gives numbers that are not finite on this batch: then nothing can be compared.
     """
     trial = _Trial(network, doubled(constants), doubled(batch), evaluate, seed)
-    moved = trial.moved_by(sites)
-    rejected = tuple(
-        Refusal(site.value, f"its output moved by {moved[site.value]:.1e} of the largest number under a random scale")
-        for site in sites
-        if site.value in moved
-    )
-    return Proved(tuple(site for site in sites if site.value not in moved), rejected)
+    reasons = trial.out_of_reach(sites)
+    reasons |= trial.moved_by([site for site in sites if site.value not in reasons])
+    rejected = tuple(Refusal(site.value, reasons[site.value]) for site in sites if site.value in reasons)
+    return Proved(tuple(site for site in sites if site.value not in reasons), rejected)
 
 
 def doubled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,32 +75,67 @@ class _Trial:
         evaluate: Evaluate,
         seed: int,
     ) -> None:
-        self._nodes = [_widened(node) for node in network.nodes]
-        self._outputs, self._constants, self._batch = network.outputs, constants, batch
+        self._network, self._constants, self._batch = network, constants, batch
         self._evaluate, self._seed = evaluate, seed
-        self._before = self._run(constants)
+        self._lacking: dict[str, str] = {}  # operators that cannot be run, by the value they make
+        self._nodes, self._wanted, self._before = self._first_run()
         for name, tensor in self._before.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(
                     f"{name}: the network gives NaN or infinity in float64 on this batch; try other inputs"
                 )
 
-    def moved_by(self, sites: Sequence[Site]) -> dict[str, float]:
-        """How far the outputs move, by the value of each site that moves them."""
+    def out_of_reach(self, sites: Sequence[Site]) -> dict[str, str]:
+        """Why sites cannot be tried, by their value."""
+        read = {name for node in self._nodes for name in node.inputs}
+        found = {}
+        for site in sites:
+            ties = (*site.sources, *site.shifts, *site.sinks)
+            if not all(tie.constant in read for tie in ties):
+                found[site.value] = f"it cannot be tried: {', '.join(self._lacking.values())} cannot be run in float64"
+        return found
+
+    def moved_by(self, sites: Sequence[Site]) -> dict[str, str]:
+        """How far the outputs move, in words, by the value of each site that moves them."""
         if not sites:
             return {}
-        distance = self._distance(self._run(self._scaled(sites)))
+        distance = self._distance(self._run(self._nodes, self._wanted, self._scaled(sites)))
         if distance <= TOLERANCE:
             return {}
         if len(sites) == 1:
-            return {sites[0].value: distance}
+            return {sites[0].value: f"its output moved by {distance:.1e} of the largest number under a random scale"}
         half = len(sites) // 2
         return self.moved_by(sites[:half]) | self.moved_by(sites[half:])
 
-    def _run(self, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = {**constants, **self._batch}
+    def _first_run(self) -> tuple[list[Node], list[str], dict[str, Tensor]]:
+        """The nodes that can be run, the values where they end, and those values; found by trying."""
+        while True:
+            nodes, wanted = self._runnable()
+            try:
+                return nodes, wanted, self._run(nodes, wanted, self._constants)
+            except UnsupportedOperator as lacking:
+                name = next(output for output in lacking.node.outputs if output)
+                assert name not in self._lacking
+                self._lacking[name] = f"{lacking.node.op} ({lacking.node.name})"
+
+    def _runnable(self) -> Run:
+        """Nodes that depend on nothing that cannot be run, and the values that leave them."""
+        left_out: set[str] = set()
+        kept: list[Node] = []
+        ends = set(self._network.outputs)
+        for node in self._network.nodes:
+            reads = {*node.inputs, *node.captures}
+            if self._lacking.keys() & set(node.outputs) or left_out & reads:
+                left_out |= set(filter(None, node.outputs))
+                ends |= reads
+            else:
+                kept.append(_widened(node))
+        made = [name for node in kept for name in node.outputs if name in ends]
+        return kept, made
+
+    def _run(self, nodes: list[Node], wanted: list[str], constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():
-            return dict(self._evaluate(self._nodes, values, self._outputs))
+            return dict(self._evaluate(nodes, {**constants, **self._batch}, wanted))
 
     def _scaled(self, sites: Sequence[Site]) -> dict[str, Tensor]:
         """The constants with every site scaled, each by numbers of its own that do not depend on the others."""

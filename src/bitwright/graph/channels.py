@@ -245,15 +245,17 @@ class _Walk(Walk):
         if gain not in self._network.constants:
             return None
         shape = self._known_shape(gain)
-        if len(shape) != 1 or shape[0] is None:
+        size = shape[0] if shape else None
+        if size is None:
             raise Refused(f"the gain {gain} of {node.op} is not one number per channel")
-        labels = torch.arange(shape[0])
+        labels = torch.arange(size).reshape(size, *[1] * (len(shape) - 1))
         self._sources.append(Tie(self._alone(gain), labels, self._now))
         if len(node.inputs) > 2 and node.inputs[2]:
             if node.inputs[2] not in self._network.constants:
                 raise Refused(f"its shift {node.inputs[2]} is not a constant")
             self.shift(node.inputs[2], labels)
-        return Kind.NORM, shape[0], labels.reshape(self._axis_shape(shape[0], NORMS[node.op]))
+        axis = NORMS[node.op] if len(shape) == 1 else -len(shape)  # over several axes: the first of them holds channels
+        return Kind.NORM, size, labels.reshape(self._axis_shape(size, axis))
 
     def _gain(self, node: Node) -> str | None:
         """The constant of a Mul that holds one number per channel along one axis."""

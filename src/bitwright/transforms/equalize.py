@@ -38,6 +38,8 @@ class Equalized:
 class Equalize:
     """Balance until no scale of a sweep is further from 1 than `tolerance`, at most `sweeps` times.
 
+    A chain of n sites needs some n**2 sweeps; each costs one pass over the weights, kernel positions taken together.
+
     Channels that are zero on one side keep the scale 1. No channel is scaled by more than `limit` in all, either way:
     beyond it only numbers too small to matter are moved, and float32 would run out of exponents.
 
@@ -45,7 +47,7 @@ class Equalize:
     """
 
     tolerance: float = 1e-4
-    sweeps: int = 100
+    sweeps: int = 1000
     limit: float = 1e3
 
     def __post_init__(self) -> None:
