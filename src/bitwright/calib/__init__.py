@@ -1,5 +1,46 @@
-"""What calibration keeps of the tensors that it saw: sums that can be merged."""
+"""What calibration keeps of the tensors that it saw: sums that can be merged, and the ranges that follow from them."""
 
+from bitwright.calib.activation import activation_params
+from bitwright.calib.auto import Auto, Choice, Trial, choose
+from bitwright.calib.checks import Finding, InputCheck, Problem
+from bitwright.calib.coverage import Coverage, check_histograms, coverage, mismatches, wasserstein
+from bitwright.calib.density import clipped_energy, distortion, outside, sqnr
+from bitwright.calib.entropy import Entropy
 from bitwright.calib.gram import Cross, gram, short_products
+from bitwright.calib.histogram import Histogram
+from bitwright.calib.ranges import MeanMinMax, MinMaxRange, MovingAverage, Percentile, RangeRule
+from bitwright.calib.samples import Samples
+from bitwright.calib.square_error import MeanSquaredError, Octav
 
-__all__ = ["Cross", "gram", "short_products"]
+__all__ = [
+    "Auto",
+    "Choice",
+    "Coverage",
+    "Cross",
+    "Entropy",
+    "Finding",
+    "Histogram",
+    "InputCheck",
+    "MeanMinMax",
+    "MeanSquaredError",
+    "MinMaxRange",
+    "MovingAverage",
+    "Octav",
+    "Percentile",
+    "Problem",
+    "RangeRule",
+    "Samples",
+    "Trial",
+    "activation_params",
+    "check_histograms",
+    "choose",
+    "clipped_energy",
+    "coverage",
+    "distortion",
+    "gram",
+    "mismatches",
+    "outside",
+    "short_products",
+    "sqnr",
+    "wasserstein",
+]

@@ -12,6 +12,7 @@ import typer
 from bitwright.cli.demo import demo
 from bitwright.cli.evaluate import evaluate
 from bitwright.cli.export import export
+from bitwright.cli.memory import keep_freed_memory
 from bitwright.cli.plan import plan
 from bitwright.cli.quantize import quantize
 from bitwright.cli.report import report
@@ -39,6 +40,7 @@ def _quiet(
     ] = False,
 ) -> None:
     """Keep the libraries underneath from writing over our output; no model hub is ever asked for anything."""
+    keep_freed_memory()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

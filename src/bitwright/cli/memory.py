@@ -6,6 +6,7 @@ need room. The system keeps no record of its peak, so a thread looks fifty times
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 import threading
@@ -15,6 +16,26 @@ from typing import final
 
 _STATUS = Path("/proc/self/status")
 _PAUSE_SECONDS = 0.02
+
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
+_KEPT = 96 << 20
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse freed tensors of up to 96 MiB instead of handing them back to the system each time.
+
+    Fresh pages cost more than what is computed in them: elementwise operators on activations take a third of the time.
+    Larger tensors are still given back at once. Does nothing where the C library has no such setting.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(_MMAP_THRESHOLD, _KEPT)
+    mallopt(_TRIM_THRESHOLD, 2 * _KEPT)
 
 
 def resident() -> int:

@@ -17,6 +17,8 @@ from bitwright.execute import StreamFile
 from bitwright.graph import WeightView
 from bitwright.numerics import QTensor, row_ranges
 
+_DECIDING_TOKENS = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
@@ -31,8 +33,9 @@ class HeldOut:
         return self._error(block, self.ranges)
 
     def deciding_error(self, block: Pass) -> float:
-        """The same on the first batches of the rows only, some 8000 tokens: enough to decide by."""
-        return self._error(block, self.ranges[:2])
+        """The same on the first batches of the rows only: enough to decide by."""
+        count = max(1, _DECIDING_TOKENS // (self.behind.shape[1] * max(1, self.ranges[0][1] - self.ranges[0][0])))
+        return self._error(block, self.ranges[:count])
 
     def _error(self, block: Pass, ranges: list[tuple[int, int]]) -> float:
         total, tokens = 0.0, 0

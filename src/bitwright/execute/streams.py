@@ -58,7 +58,7 @@ class StreamFile:
         return torch.from_file(str(self.path), shared=writable, size=count, dtype=self.dtype).reshape(self.shape)
 
 
-def batches(first: int, stop: int, length: int, tokens: int = 4096) -> list[tuple[int, int]]:
+def batches(first: int, stop: int, length: int, tokens: int = 2048) -> list[tuple[int, int]]:
     """Row ranges of about `tokens` tokens; fixed by the data alone, so that sums never depend on memory limits."""
     step = max(1, tokens // length)
     return [(start, min(start + step, stop)) for start in range(first, stop, step)]

@@ -13,10 +13,34 @@ from functools import cached_property
 from typing import Any, final
 
 
+class NetworkError(ValueError):
+    """A graph that is not a network: invalid, cyclic, or with something missing. Names the node and the value."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """An attribute that is a tensor of one element, such as what `ConstantOfShape` fills with."""
+
+    value: float | int | bool
+    dtype: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """An attribute of which the network holds only that it exists; `kind` says what it is (`tensor`, `graph` ...)."""
+
+    kind: str
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor's name, its shape (None: not known until it runs) and its element type in numpy's words (`float32`)."""
+    """A tensor's name, its shape (None: not known until it runs) and its element type in numpy's words (`float32`).
+
+    The type is `unknown` for what a custom operator makes, and for what is not a tensor.
+    """
 
     name: str
     shape: tuple[int | None, ...] | None
@@ -28,8 +52,9 @@ class Value:
 class Node:
     """One operator. An input may be "" (left out).
 
-    `attributes` hold plain Python values; of tensors and subgraphs only that they exist. `captures` are the outer
-    values that the node's subgraphs read, which are inputs in all but name.
+    `name` is unique, also where the file gives no name or one name twice. `attributes` hold plain Python values (lists
+    as tuples), a `Scalar` for a tensor of one element, an `Opaque` for other tensors and for subgraphs. `captures` are
+    the outer values that the node's subgraphs read, which are inputs in all but name.
     """
 
     name: str
@@ -44,7 +69,10 @@ class Node:
 @final
 @dataclass(frozen=True)
 class Network:
-    """Nodes in running order; `values` has what is known of every value, `constants` those that are stored weights."""
+    """Nodes in running order; `values` has what is known of every value, `constants` those that are stored.
+
+    A stored value is an initializer or what a `Constant` node holds; such nodes are not among `nodes`.
+    """
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]

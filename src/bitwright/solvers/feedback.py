@@ -105,6 +105,9 @@ class Feedback(Solver):
                 return weights[None]
 
 
+_INNER = 32  # columns rounded between two products; small, so that they stay in cache
+
+
 class _Run:
     """One pass over the columns of one weight. Columns are held as rows, so that each is contiguous."""
 
@@ -126,7 +129,7 @@ class _Run:
             if dynamic:
                 weight = self.work[first : first + span].mT
                 found.append(self.solver.fitter.fit(self.spec, weight, self._weights(first, span)))
-            now = found[-1] if dynamic else params
+            now = _Columns(self.spec, found[-1] if dynamic else params, self.shape)
             for start in range(first, min(first + span, cols), step):
                 self._block(start, min(start + step, first + span, cols), now, first if dynamic else 0)
         if dynamic:
@@ -142,31 +145,48 @@ class _Run:
             return None
         return (self.upper.diagonal()[first : first + span] ** -2)[None]
 
-    def _block(self, start: int, stop: int, params: Params | None, offset: int) -> None:
-        work, errors = self.work[start:stop], torch.empty(stop - start, self.shape[0])
-        upper = self.upper[start:stop]
-        for i in range(stop - start):
-            column = work[i]
-            scale, zero = self._params_of(int(self.order[start + i]) - offset, params)
-            scaled = column / scale + zero
-            self.scaled[start + i] = scaled
-            value = (self.spec.format.nearest(scaled) - zero) * scale
-            errors[i] = (column - value) / upper[i, start + i]
-            if i + 1 < stop - start:
-                work[i + 1 :].addmm_(upper[i, start + i + 1 : stop, None], errors[i, None], alpha=-1)
+    def _block(self, start: int, stop: int, params: _Columns, offset: int) -> None:
+        """Round these columns, then let all later ones make up for their errors in one product."""
+        errors = torch.empty(stop - start, self.shape[0])
+        for first in range(start, stop, _INNER):
+            last = min(first + _INNER, stop)
+            found = errors[first - start : last - start]
+            self._columns(first, last, params, offset, found)
+            if last < stop:
+                self.work[last:stop].addmm_(self.upper[first:last, last:stop].mT, found, alpha=-1)
         if stop < self.shape[1]:
-            self.work[stop:].addmm_(upper[:, stop:].mT, errors, alpha=-1)
+            self.work[stop:].addmm_(self.upper[start:stop, stop:].mT, errors, alpha=-1)
 
-    def _params_of(self, column: int, params: Params | None) -> tuple[Tensor | float, Tensor | float]:
-        """Scale and zero of every row in this column."""
-        if params is None:
-            return 1.0, 0.0
-        assert self.spec.tile is not None
-        height, width = self.spec.tile.size((self.shape[0], self.shape[1]))
-        across = min(column // width, params.scale.shape[1] - 1)
-        scale = params.scale[:, across].repeat_interleave(height)
-        zero = 0.0 if params.zero is None else params.zero[:, across].repeat_interleave(height)
-        return scale, zero
+    def _columns(self, start: int, stop: int, params: _Columns, offset: int, errors: Tensor) -> None:
+        """One column after the other; `errors` takes what each leaves to the later ones."""
+        for j in range(start, stop):
+            column = self.work[j]
+            scale, zero = params.of(int(self.order[j]) - offset)
+            scaled = torch.div(column, scale, out=self.scaled[j]).add_(zero)
+            value = self.spec.format.nearest(scaled).sub_(zero).mul_(scale)
+            torch.sub(column, value, out=errors[j - start]).div_(self.upper[j, j])
+            if j + 1 < stop:
+                self.work[j + 1 : stop].addmm_(self.upper[j, j + 1 : stop, None], errors[j - start, None], alpha=-1)
+
+
+class _Columns:
+    """Scale and zero of every row, column by column."""
+
+    def __init__(self, spec: Spec, params: Params | None, shape: tuple[int, int]) -> None:
+        self._width = 1
+        self._scale = self._zero = None
+        if params is not None:
+            assert spec.tile is not None
+            height, self._width = spec.tile.size(shape)
+            self._scale = params.scale.mT.repeat_interleave(height, 1)
+            self._zero = None if params.zero is None else params.zero.mT.repeat_interleave(height, 1)
+
+    def of(self, column: int) -> tuple[Tensor, Tensor]:
+        """Scale and zero [out] of this column; one and none where the spec has none."""
+        if self._scale is None:
+            return torch.ones(()), torch.zeros(())
+        across = min(column // self._width, len(self._scale) - 1)
+        return self._scale[across], torch.zeros(()) if self._zero is None else self._zero[across]
 
 
 def _join(parts: list[Params]) -> Params:

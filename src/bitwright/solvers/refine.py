@@ -17,7 +17,7 @@ from bitwright.calib import short_products
 from bitwright.numerics import Params, QTensor, assemble, stack_rows, store_params, to_scaled
 from bitwright.solvers.solver import Problem
 
-_BLOCK = 128
+_BLOCK = 32  # columns visited between two products with the Gram matrix; small, so that they stay in cache
 
 
 def refine(qtensor: QTensor, problem: Problem, damping: float, sweeps: int, refits: int) -> QTensor:

@@ -1,0 +1,228 @@
+"""The loop that all learned roundings share: minibatches, Adam, an annealed penalty, checks on held-out samples.
+
+What is learned differs (shares between two neighbours, or weights and scales straight through), how it is learned does
+not. Every so often the answer as it would be stored is measured on the held-out samples and the best one is kept; once
+nothing is undecided any more and a check brings nothing new, learning ends early. The starting codes and plain nearest
+codes are measured in the same way, so the answer can be no worse than either. All randomness comes from generators
+seeded by the problem, and sums are made in a fixed order: same problem, same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from bitwright.numerics import quantize
+from bitwright.solvers.points import Points, coins
+from bitwright.solvers.reconstruction import (
+    Choice,
+    Progress,
+    Reconstructed,
+    Reconstruction,
+    Samples,
+    Weighting,
+    check,
+    floats,
+    held_out_error,
+    squared_error,
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps of at most `batch` samples, and `checks` looks at the held-out samples on the way.
+
+    `warm`: the share of steps before the penalty sets in; then its exponent falls from `blunt` to `sharp` by a cosine.
+    """
+
+    steps: int = 500
+    batch: int = 32
+    warm: float = 0.1
+    blunt: float = 6.0
+    sharp: float = 2.0
+    checks: int = 5
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.checks) < 1 or not 0 <= self.warm < 1 or self.sharp <= 0 or self.blunt <= 0:
+            raise ValueError(
+                f"steps, batch and checks are at least 1, 0 <= warm < 1, blunt and sharp positive; found {self}"
+            )
+
+    def beta(self, step: int) -> float | None:
+        """The exponent of the penalty at this step; None before the penalty sets in."""
+        done = step / self.steps
+        if done < self.warm:
+            return None
+        along = (done - self.warm) / (1 - self.warm)
+        return self.sharp + (self.blunt - self.sharp) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Tensors to learn, their learning rate at the first step, and whether it falls to zero (by a cosine)."""
+
+    tensors: tuple[Tensor, ...]
+    rate: float
+    falls: bool = False
+
+
+class Variables(ABC):
+    """What one method learns, and the piece's weights as a function of it."""
+
+    @abstractmethod
+    def rates(self) -> list[Rate]:
+        """The tensors to learn."""
+
+    @abstractmethod
+    def draw(self, beta: float | None) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Differentiable weights and biases for one step, and a penalty in units of the starting error, or None."""
+
+    @abstractmethod
+    def choice(self) -> Choice:
+        """The answer as it would be stored now."""
+
+    @property
+    @abstractmethod
+    def is_settled(self) -> bool:
+        """Whether nothing in it is undecided any more."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """How to learn. `drop`: the share of elements that are left unquantized, in the piece and in what it reads."""
+
+    schedule: Schedule
+    weighting: Weighting = Weighting.PLAIN
+    drop: float = 0.0
+
+    def run(self, problem: Reconstruction, variables: Variables, points: Points) -> Reconstructed:
+        """The best answer on the held-out samples among the start, nearest codes, and what is learned."""
+        check(problem, self.weighting)
+        best = _Best(problem, self.weighting, self.schedule.batch)
+        best.offer_start()
+        if best.before == 0.0:
+            return Reconstructed(best.choice, 0.0, 0.0, 0, True, ("the start is exact: nothing to learn",))
+        run = _Run(self, problem, variables, points, best)
+        steps, notes = run.steps()
+        if not best.learned:
+            notes += ("learning did not lower the error on the held-out samples: kept the codes before it",)
+        return Reconstructed(best.choice, best.before, best.error, steps, best.learned, notes)
+
+
+class _Best:
+    """The best choice so far by the error on the held-out samples."""
+
+    def __init__(self, problem: Reconstruction, weighting: Weighting, batch: int) -> None:
+        self.problem, self.weighting, self.batch = problem, weighting, batch
+        self.choice, self.before, self.error, self.learned = problem.start(), 0.0, math.inf, False
+
+    def offer_start(self) -> None:
+        start = self.problem.start()
+        self.before = self.error = self._error(start)
+        if not math.isfinite(self.error):
+            raise ValueError(
+                f"the error of the starting codes on the held-out samples is {self.error}: "
+                "check the samples for values that are not finite, and the weights for scales that are"
+            )
+        nearest = {n: quantize(w.matrix(), w.start.spec, w.start.params) for n, w in self.problem.weights.items()}
+        if any(not torch.equal(nearest[name].codes, start.weights[name].codes) for name in nearest):
+            self.offer(replace(start, weights=nearest), learned=False)
+
+    def offer(self, choice: Choice, learned: bool = True) -> bool:
+        """Take it if it is better than all before."""
+        error = self._error(choice)
+        if not error < self.error:
+            return False
+        self.choice, self.error, self.learned = choice, error, learned
+        return True
+
+    def _error(self, choice: Choice) -> float:
+        return held_out_error(self.problem, choice, self.weighting, self.batch)
+
+
+class _Run:
+    """One pass of the loop."""
+
+    def __init__(self, loop: Loop, problem: Reconstruction, variables: Variables, points: Points, best: _Best) -> None:
+        self.loop, self.problem, self.variables, self.points, self.best = loop, problem, variables, points, best
+        self.rates = [
+            rate for rate in (*variables.rates(), Rate(tuple(points.moves.values()), points.rate, True)) if rate.tensors
+        ]
+        groups = [{"params": list(rate.tensors), "lr": rate.rate} for rate in self.rates]
+        self.optimizer = torch.optim.Adam(groups, fused=True)
+        self.drops = torch.Generator().manual_seed(problem.seed + 1)
+
+    def steps(self) -> tuple[int, tuple[str, ...]]:
+        """Run until the end or until nothing changes; how many steps were taken, and what went wrong."""
+        schedule, began = self.loop.schedule, time.monotonic()
+        size = min(schedule.batch, len(self.problem.samples))
+        every = max(1, schedule.steps // schedule.checks)
+        for step, rows in enumerate(minibatches(len(self.problem.samples), size, schedule.steps, self.problem.seed)):
+            loss = self._step(step, self.problem.samples.take(rows))
+            if not math.isfinite(loss):
+                return step, (f"the error was {loss} after {step} steps: learning ended there",)
+            self._report(step + 1, loss, began)
+            if (step + 1) % every and step + 1 < schedule.steps:
+                continue
+            better = self.best.offer(self._choice())
+            if self.variables.is_settled and not better:
+                return step + 1, ()
+        return schedule.steps, ()
+
+    def _step(self, step: int, samples: Samples) -> float:
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            if rate.falls:
+                group["lr"] = rate.rate * 0.5 * (1 + math.cos(math.pi * step / self.loop.schedule.steps))
+        self.optimizer.zero_grad()
+        weights, pull = self.variables.draw(self.loop.schedule.beta(step))
+        quantize = self.points.learning(self.loop.drop, self.drops)
+        output = self.problem.forward(weights, self._inputs(samples), quantize)
+        noise, signal = squared_error(output, samples, self.loop.weighting)
+        error = noise / (signal.clamp(min=torch.finfo(torch.float32).tiny) * self.best.before)
+        loss = error if pull is None else error + pull
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _inputs(self, samples: Samples) -> dict[str, Tensor]:
+        """What the quantized network hands the piece; a share of the elements from the original, if asked for."""
+        given = floats(samples.quantized)
+        if self.loop.drop == 0:
+            return given
+        original = floats(samples.original)
+        mixed: dict[str, Tensor] = {}
+        for name, value in given.items():
+            if value.is_floating_point():
+                value = torch.where(coins(value.shape, self.loop.drop, self.drops), original[name], value)
+            mixed[name] = value
+        return mixed
+
+    def _choice(self) -> Choice:
+        return replace(self.variables.choice(), points=self.points.stored())
+
+    def _report(self, step: int, loss: float, began: float) -> None:
+        if self.problem.progress is not None:
+            steps = self.loop.schedule.steps
+            left = (time.monotonic() - began) / step * (steps - step)
+            self.problem.progress(Progress(step, steps, loss, left))
+
+
+def minibatches(count: int, size: int, steps: int, seed: int) -> Iterator[Int64[Tensor, "size"]]:
+    """Rows for each step: one random order of all after the other, cut into pieces of `size`."""
+    generator = torch.Generator().manual_seed(seed)
+    rest = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(rest) < size:
+            rest = torch.cat([rest, torch.randperm(count, generator=generator)])
+        yield rest[:size]
+        rest = rest[size:]

@@ -1,0 +1,62 @@
+"""The points of a piece while it is learned: fixed or learned steps, and elements that are left unquantized at random.
+
+A step is learned as the logarithm of a factor on where it began, so that it stays positive and one learning rate fits
+all. The zero stays: it is a whole code, and with it fixed the number 0 keeps its code at every step size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bitwright.numerics import Params, store_params
+from bitwright.solvers.reconstruction import Activation, Quantize
+from bitwright.solvers.straight import straight_through
+
+
+@final
+class Points:
+    """All points of one piece. `rate`: learning rate of the logarithms of their steps; 0: they stay as they are."""
+
+    def __init__(self, points: Mapping[str, Activation], rate: float) -> None:
+        self.points, self.rate = points, rate
+        self.moves = {name: torch.zeros((), requires_grad=True) for name in points} if rate > 0 else {}
+
+    def learning(self, drop: float, generator: torch.Generator) -> Quantize:
+        """Quantizes as the steps are now, differentiably; this share of the elements is left as it is."""
+
+        def quantize(name: str, value: Tensor) -> Tensor:
+            if name not in self.points:
+                return value
+            found = self._apply(name, value)
+            return found if drop == 0 else torch.where(coins(value.shape, drop, generator), value, found)
+
+        return quantize
+
+    def _apply(self, name: str, value: Tensor) -> Tensor:
+        point = self.points[name]
+        if name not in self.moves:
+            return point.apply(value)
+        zero = None if point.params.zero is None else point.params.zero.reshape(())
+        return straight_through(value, self._scale(name).reshape(()), zero, point.spec.format)
+
+    def _scale(self, name: str) -> Tensor:
+        return self.points[name].params.scale * self.moves[name].exp()
+
+    def stored(self) -> dict[str, Activation]:
+        """The points with their steps as a reader will see them."""
+        return {name: self._stored(name, point) for name, point in self.points.items()}
+
+    def _stored(self, name: str, point: Activation) -> Activation:
+        if name not in self.moves:
+            return point
+        params = Params(self._scale(name).detach(), point.params.zero)
+        return Activation(point.spec, store_params(point.spec, params))
+
+
+def coins(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
+    """True for this share of the elements, at random."""
+    return torch.empty(shape, dtype=torch.bool).bernoulli_(share, generator=generator)

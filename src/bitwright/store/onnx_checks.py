@@ -1,0 +1,90 @@
+"""What a float ONNX model must be before it is used, and the two rewrites that make an older one so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from onnx import ModelProto, NodeProto
+
+from bitwright.graph.onnx import constants_of, inner_nodes, light_copy, opset_of
+from bitwright.store.onnx_tensors import SMALL, every_tensor, external_place, is_external, read_external, take_in
+from bitwright.store.source_error import SourceError
+
+LOWEST_OPSET = 13  # the first in which QuantizeLinear has an axis, which per-channel weights need
+QUANTIZED = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "ConvInteger",
+    "MatMulInteger",
+    "QAttention",
+    "QGemm",
+    "QMoE",
+    "MatMulNBits",
+    "MatMulBnb4",
+    "MatMulFpQ4",
+    "GatherBlockQuantized",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeLSTM",
+}
+
+
+def check_not_quantized(model: ModelProto) -> None:
+    """Raises SourceError for a model that has quantized operators already."""
+    found = [node for node in _every_node(model) if node.op_type in QUANTIZED or node.op_type.startswith("QLinear")]
+    if found:
+        raise SourceError(
+            f"the model is quantized already: {len(found)} operators such as {found[0].op_type} ({found[0].name}); "
+            f"start from the float model"
+        )
+
+
+def check_valid(model: ModelProto) -> None:
+    """Raises SourceError for what ONNX's own checker rejects. Weights are not looked at."""
+    try:
+        onnx.checker.check_model(light_copy(model, constants_of(model)))
+    except onnx.checker.ValidationError as error:
+        raise SourceError(f"not a valid ONNX model: {str(error).strip()}") from error
+
+
+def check_external(model: ModelProto, folder: Path) -> None:
+    """Raises SourceError unless all external data are there; small ones are read into the model."""
+    for name, tensor in every_tensor(model):
+        if is_external(tensor):
+            length = external_place(name, tensor, folder)[2]
+            if length <= SMALL:
+                take_in(tensor, read_external(name, tensor, folder))
+
+
+def inline_functions(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
+    """The model with every call of a local function replaced by the function's body, and a note of it."""
+    if not model.functions:
+        return model, ()
+    names = ", ".join(sorted({function.name for function in model.functions}))
+    return onnx.inliner.inline_local_functions(model), (f"local functions put in the place of their calls: {names}",)
+
+
+def raise_opset(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
+    """The model in an opset that can be quantized, and a note if it was converted; SourceError if it cannot be."""
+    opset = opset_of(model)
+    if opset >= LOWEST_OPSET:
+        return model, ()
+    try:
+        converted = onnx.version_converter.convert_version(model, LOWEST_OPSET)
+    except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
+        raise SourceError(
+            f"opset {opset} cannot be converted to {LOWEST_OPSET}, which quantization needs: {error}; "
+            f"export the model with opset {LOWEST_OPSET} or newer"
+        ) from error
+    return converted, (f"converted from opset {opset} to {LOWEST_OPSET}",)
+
+
+def _every_node(model: ModelProto) -> Iterator[NodeProto]:
+    yield from model.graph.node
+    yield from (node for node, _ in inner_nodes(model))
+    for function in model.functions:
+        yield from function.node

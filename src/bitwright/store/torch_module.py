@@ -1,0 +1,166 @@
+"""A PyTorch module as an ONNX file, so that networks of both kinds take one path from here on.
+
+`torch.onnx.export` traces the module and translates it. Its own clean-up also folds BatchNorm into convolutions; that
+is left to us, because a BatchNorm says what its output looks like before any data are seen. So the clean-up is done
+here with the same passes, but for that one: constants are computed, operators that do nothing are dropped. Traces of
+the source code are removed. The first axis of the inputs stays free wherever the module allows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import onnx_ir
+import onnxscript
+import onnxscript.optimizer
+import torch
+from onnx_ir.passes import common
+from onnxscript.rewriter.rules import common as rules
+from torch import Tensor, nn
+
+from bitwright.store.source_error import SourceError
+
+OPSET = 18
+# What tracing raises for a module that it cannot follow; the module has been called before, so these are not its own.
+CANNOT_TRACE = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+CLEAN_UP = (
+    rules.add_0_rule,
+    rules.sub_0_rule,
+    rules.mul_by_1_rule,
+    rules.div_by_1_rule,
+    rules.dropout_inference_rule,
+    rules.dropout_zero_rule,
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.reshape_reshape_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.collapse_slice_rule,
+    rules.collapse_slice2_rule,
+    rules.cast_constant_of_shape_rule,
+    rules.cast_constant_of_shape_without_value_rule,
+    rules.materialize_reshape_shape_rule,
+    rules.min_max_rule,
+    rules.max_min_rule,
+    rules.remove_optional_bias_from_conv_rule,  # biases of zeros, which the translation adds
+    rules.remove_optional_bias_from_conv_transpose_rule,
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Where a module went. `fixed_batch`: empty, or why the file takes batches of the example's size alone."""
+
+    path: Path
+    fixed_batch: str
+
+
+def export_module(
+    module: nn.Module, example: Sequence[Tensor] | Mapping[str, Tensor], path: Path, opset: int = OPSET
+) -> Exported:
+    """Write a module in eval mode to an ONNX file; `example` are its inputs by place or by name.
+
+    Inputs whose first axis is as long as that of the first input share a free batch axis. Raises SourceError for a
+    module in training mode and for one that cannot be traced.
+    """
+    if module.training:
+        raise SourceError("the module is in training mode; call .eval() before it is exported")
+    args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (tuple(example), {})
+    with torch.no_grad(), _quiet():
+        module(*args, **kwargs)
+        try:
+            program, fixed = _trace_free(module, args, kwargs), ""
+        except CANNOT_TRACE as error:
+            program, fixed = _trace(module, args, kwargs, None), f"tracing with a free batch failed: {_brief(error)}"
+        model = _translate(program, opset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path, external_data=False)
+    return Exported(path, fixed)
+
+
+def _trace_free(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+    inputs = (*args, *kwargs.values())
+    rows = next((len(tensor) for tensor in inputs if tensor.dim()), None)
+    if rows is None:
+        raise ValueError("no input has an axis")
+    batch = torch.export.Dim("batch")
+
+    def shape(tensor: Tensor) -> dict[int, Any]:
+        return {0: batch} if tensor.dim() and len(tensor) == rows else {}
+
+    def doubled(tensor: Tensor) -> Tensor:  # tracing takes a size of 1 for a constant
+        return torch.cat([tensor, tensor]) if rows == 1 and shape(tensor) else tensor
+
+    shapes = {name: shape(tensor) for name, tensor in kwargs.items()} if kwargs else tuple(map(shape, args))
+    return _trace(module, tuple(map(doubled, args)), {name: doubled(t) for name, t in kwargs.items()}, shapes)
+
+
+def _trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], shapes: Any) -> Any:
+    try:
+        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except CANNOT_TRACE as error:
+        if shapes is not None:
+            raise
+        raise SourceError(
+            f"the module cannot be traced by torch.export: {_brief(error)}; make an ONNX file of it another way"
+        ) from error
+
+
+def _translate(program: Any, opset: int) -> Any:
+    try:
+        exported = torch.onnx.export(program, dynamo=True, opset_version=opset, optimize=False, verbose=False)
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise SourceError(f"the module cannot be translated to ONNX: {_brief(error)}") from error
+    assert exported is not None
+    model = exported.model
+    onnx_ir.passes.Sequential(common.InlinePass())(model)
+    _name_transposed(model.graph)
+    for _ in range(2):  # what one pass uncovers, the next one uses
+        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+        onnxscript.rewriter.rewrite(model, CLEAN_UP)
+    onnx_ir.passes.Sequential(
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.ClearMetadataAndDocStringPass(),
+        common.NameFixPass(),
+    )(model)
+    return exported
+
+
+def _name_transposed(graph: Any) -> None:
+    """Call what a transposed weight becomes, once it is computed, after the weight."""
+    for node in graph:
+        weight = node.inputs[0] if node.inputs else None
+        if node.op_type == "Transpose" and weight is not None and weight.name in graph.initializers:
+            node.outputs[0].name = f"{weight.name}.transposed"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps tracing and translation from writing to the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,56 @@
+"""Edits of a network that leave what it computes as it is, or bring it closer to what it was before rounding."""
+
+from bitwright.transforms.absorb import Absorb, Absorbed
+from bitwright.transforms.bias import (
+    Corrected,
+    Correction,
+    Shift,
+    bias_edit,
+    correct_analytically,
+    correct_empirically,
+    expected_shift,
+    linear_nodes,
+)
+from bitwright.transforms.biases import biased_value, own_bias
+from bitwright.transforms.clip import close_clips, open_clips, without_bounds
+from bitwright.transforms.equalize import Equalize, Equalized, channel_ranges, rescaling
+from bitwright.transforms.fold_norm import Folded, fold_norms
+from bitwright.transforms.means import expected_means
+from bitwright.transforms.moments import Moments, scaled_by_site
+from bitwright.transforms.smooth import Smooth, activation_ranges, search_alpha
+from bitwright.transforms.transform import Affine, Edit, Rewrite, plus, times
+
+__all__ = [
+    "Absorb",
+    "Absorbed",
+    "Affine",
+    "Corrected",
+    "Correction",
+    "Edit",
+    "Equalize",
+    "Equalized",
+    "Folded",
+    "Moments",
+    "Rewrite",
+    "Shift",
+    "Smooth",
+    "activation_ranges",
+    "bias_edit",
+    "biased_value",
+    "channel_ranges",
+    "close_clips",
+    "correct_analytically",
+    "correct_empirically",
+    "expected_means",
+    "expected_shift",
+    "fold_norms",
+    "linear_nodes",
+    "open_clips",
+    "own_bias",
+    "plus",
+    "rescaling",
+    "scaled_by_site",
+    "search_alpha",
+    "times",
+    "without_bounds",
+]

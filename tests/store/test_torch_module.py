@@ -1,0 +1,89 @@
+"""PyTorch modules as ONNX files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.source_error import SourceError
+from bitwright.store.torch_module import export_module
+from networks import NETWORKS, exported, network, sample
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_file_computes_what_the_module_does_for_any_batch(name: str, tmp_path: Path) -> None:
+    module = network(name)
+    source = exported(module, tmp_path)
+    runner = OnnxRunner(source)
+    for batch in (1, 3):
+        inputs = sample(module, batch, seed=batch)
+        with torch.no_grad():
+            expected = module(*inputs)
+        found = runner.run(dict(zip(source.network().inputs, inputs, strict=True)))
+        torch.testing.assert_close(found[source.network().outputs[0]], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norms_stay_and_parameters_keep_their_names(tmp_path: Path) -> None:
+    module = network("residual")
+    source = exported(module, tmp_path)
+    assert Counter(node.op for node in source.network().nodes)["BatchNormalization"] == 3
+    state = module.state_dict()
+    kept = source.network().constants & state.keys()
+    assert kept == {name for name in state if not name.endswith("num_batches_tracked")}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in source.read(kept).items())
+
+
+def test_a_transposed_weight_is_named_after_the_weight(tmp_path: Path) -> None:
+    module = network("attention")
+    source = exported(module, tmp_path)
+    read = source.read(["query.weight.transposed"])["query.weight.transposed"]
+    assert torch.equal(read.T, module.query.weight)
+
+
+def test_inputs_by_name_and_a_batch_of_one_leave_the_batch_free(tmp_path: Path) -> None:
+    module = network("two_inputs")
+    x, time = sample(module, 1)
+    done = export_module(module, {"x": x, "time": time}, tmp_path / "m.onnx")
+    network_ = OnnxSource.open(done.path).network()
+    assert done.fixed_batch == ""
+    assert [network_.values[name].shape for name in network_.inputs] == [(None, 2, 8, 8), (None, 4)]
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, 12) if x.shape[0] == 2 else x.reshape(3, -1) * 2
+
+
+def test_a_module_with_a_fixed_batch_is_exported_for_it_and_that_is_said(tmp_path: Path) -> None:
+    done = export_module(FixedBatch().eval(), (torch.randn(2, 3, 4),), tmp_path / "m.onnx")
+    assert "free batch failed" in done.fixed_batch
+    assert OnnxSource.open(done.path).network().values["x"].shape == (2, 3, 4)
+
+
+def test_a_module_in_training_mode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="training mode"):
+        export_module(nn.Linear(3, 3), (torch.zeros(2, 3),), tmp_path / "m.onnx")
+
+
+class DataDependent(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum().item() > 0 else x
+
+
+def test_a_module_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be traced"):
+        export_module(DataDependent().eval(), (torch.ones(2, 3),), tmp_path / "m.onnx")
+
+
+def test_nothing_is_printed_and_no_path_of_the_source_is_left_in_the_file(tmp_path: Path, capfd) -> None:
+    exported(network("depthwise"), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    text = str(onnx.load(tmp_path / "network.onnx").graph.node)
+    assert "networks.py" not in text and "stack_trace" not in text
