@@ -1,9 +1,12 @@
 """Ways to choose codes. A name exported here is what a recipe may ask for; there is no other registry."""
 
+from bitwright.solvers.adaquant import AdaQuant
 from bitwright.solvers.adaround import AdaRound
+from bitwright.solvers.brecq import Brecq
 from bitwright.solvers.feedback import Feedback, Groups, Importance, Order, Prepared
 from bitwright.solvers.learning import Schedule
 from bitwright.solvers.nearest import Nearest
+from bitwright.solvers.qdrop import QDrop
 from bitwright.solvers.reconstruction import (
     Activation,
     BlockSolver,
@@ -23,8 +26,10 @@ from bitwright.solvers.target import Corrections, Strength, drift_solution, inpu
 
 __all__ = [
     "Activation",
+    "AdaQuant",
     "AdaRound",
     "BlockSolver",
+    "Brecq",
     "Choice",
     "Corrections",
     "Feedback",
@@ -36,6 +41,7 @@ __all__ = [
     "Prepared",
     "Problem",
     "Progress",
+    "QDrop",
     "Reconstructed",
     "Reconstruction",
     "RoundedWeight",
