@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from bitwright.numerics import NF4, PER_ROW, Int, Spec
+from bitwright.numerics import PER_ROW, Int, Spec
 from bitwright.solvers import AdaRound, Piece, Reconstruction, Schedule
 from conformance.pieces import activation, linear
 
 ROWS, COLS = 4, 10
-TINY = [Spec(Int(3), PER_ROW), Spec(Int(2, signed=False), PER_ROW, zero=Spec(Int(2, signed=False))), Spec(NF4, PER_ROW)]
+TINY = [Spec(Int(3), PER_ROW), Spec(Int(2, signed=False), PER_ROW, zero=Spec(Int(2, signed=False)))]
 
 
 def tiny(spec: Spec, seed: int) -> Reconstruction:
@@ -48,15 +47,15 @@ def optimum(problem: Reconstruction) -> float:
     return total / float(problem.samples.wanted.double().square().sum())
 
 
-@pytest.mark.parametrize("spec", TINY, ids=str)
-def test_it_comes_close_to_the_best_of_all_roundings(spec: Spec) -> None:
+def test_it_comes_close_to_the_best_of_all_roundings() -> None:
+    """Of what the best of all roundings gains over nearest it gets most, over formats and seeds."""
     gained = []
-    for seed in range(3):
+    for spec, seed in product(TINY, range(4)):
         problem = tiny(spec, seed)
-        found, best = AdaRound(Schedule(steps=800)).reconstruct(problem), optimum(problem)
+        found, best = AdaRound().reconstruct(problem), optimum(problem)
         assert best <= found.after * (1 + 1e-4) and found.after <= found.before
         gained.append((found.before - found.after) / (found.before - best))
-    assert sum(gained) / len(gained) >= 0.3
+    assert sum(gained) / len(gained) >= 0.6
 
 
 def test_it_is_far_better_than_nearest_on_held_out_samples() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitwright.numerics import Int, MinMax, Spec, per_group, quantize
 from bitwright.solvers import Feedback, Problem, RoundedWeight
-from bitwright.solvers.rounding import Rounding, neighbours, penalty, unsettled
+from bitwright.solvers.rounding import Rounding, neighbours, unsettled
 from conformance.pieces import rounded
 from conformance.specs import SPECS, random_gram, random_weight
 
@@ -105,7 +105,14 @@ def test_neighbours_by_hand() -> None:
     assert found.above.tolist() == [[-8.0, -1.0, 1.0, 3.0, -1.0, 4.0, 7.0]]
 
 
-def test_the_penalty_is_zero_at_the_ends_only() -> None:
-    assert float(penalty(torch.tensor([[0.0, 1.0, 1.0]]), 4.0)) == 0.0
-    assert float(penalty(torch.tensor([[0.5, 0.25, 1.0]]), 2.0)) == pytest.approx(1 + 0.75)
-    assert unsettled(torch.tensor([[0.0, 0.5, 0.02, 0.995]])) == 2
+def test_shares_go_to_an_end_as_they_sharpen() -> None:
+    rounding = Rounding(weight_of("int4"))
+    before = rounding.share()
+    assert unsettled(before) > 0.9 * int(rounding.free.sum())
+    half, nearly = rounding.share(4.0), rounding.share(1e6)
+    assert bool(((half - 0.5).abs() >= (before - 0.5).abs() - 1e-6).all())
+    assert unsettled(nearly) <= 1 and torch.equal(nearly.round(), (rounding.logits >= 0).float())
+
+
+def test_a_settled_share_is_at_an_end() -> None:
+    assert unsettled(torch.tensor([[0.0, 0.5, 0.02, 1.0]])) == 2

@@ -56,6 +56,38 @@ def test_inputs_by_name_and_a_batch_of_one_leave_the_batch_free(tmp_path: Path) 
     assert [network_.values[name].shape for name in network_.inputs] == [(None, 2, 8, 8), (None, 4)]
 
 
+class Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(20, 8), nn.Parameter(torch.randn(64, 8))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.embed(ids) + self.place[: ids.shape[1]]
+        return torch.softmax((x @ x.mT).masked_fill(mask[:, None] == 0, -1e9), -1) @ x
+
+
+def test_text_keeps_a_free_length(tmp_path: Path) -> None:
+    module = Reader().eval()
+    example = torch.ones(2, 5, dtype=torch.int64)  # given twice: two inputs all the same
+    done = export_module(module, (example, example), tmp_path / "m.onnx")
+    source = OnnxSource.open(done.path)
+    assert [source.network().values[name].shape for name in ("ids", "mask")] == [(None, None), (None, None)]
+    ids = torch.arange(21).reshape(3, 7) % 20
+    mask = (ids % 3 > 0).long()
+    found = OnnxRunner(source).run({"ids": ids, "mask": mask})
+    with torch.no_grad():
+        torch.testing.assert_close(found[source.network().outputs[0]], module(ids, mask), rtol=1e-4, atol=1e-5)
+
+
+def test_space_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1)).eval()
+    done = export_module(module, (torch.randn(1, 1, 8, 8),), tmp_path / "m.onnx", free_space=True)
+    source, x = OnnxSource.open(done.path), torch.randn(2, 1, 11, 6)
+    found = OnnxRunner(source).run({source.network().inputs[0]: x})
+    with torch.no_grad():
+        torch.testing.assert_close(found[source.network().outputs[0]], module(x), rtol=1e-4, atol=1e-5)
+
+
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, 12) if x.shape[0] == 2 else x.reshape(3, -1) * 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitwright.graph.channels import Kind, find_sites
-from bitwright.transforms import Edit, Equalize, channel_ranges, close_clips, fold_norms, open_clips, rescaling
+from bitwright.transforms import Equalize, channel_ranges, close_clips, fold_norms, open_clips
 from conformance.networks import TOYS, Sketch, Toy, depthwise, moved, plain, run
 
 
@@ -21,11 +21,7 @@ def equalized(toy: Toy, method: Equalize = Equalize()) -> tuple[Toy, Toy]:
     sites = find_sites(network, constants).sites
     found = method.scales(sites, constants)
     assert found.converged
-    edit = Edit()
-    for site in sites:
-        if site.value in found.scales:
-            edit = edit.then(rescaling(site, found.scales[site.value]))
-    return (network, constants, inputs), (network, edit.constants(constants), inputs)
+    return (network, constants, inputs), (network, found.edit(sites).constants(constants), inputs)
 
 
 @pytest.mark.parametrize("make", TOYS)

@@ -16,7 +16,7 @@ from bitwright.execute.prove import doubled, prove
 from bitwright.graph.channels import find_sites
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.torch_module import export_module
-from bitwright.transforms import Edit, Equalize, channel_ranges, expected_means, fold_norms, open_clips, rescaling
+from bitwright.transforms import Equalize, channel_ranges, expected_means, fold_norms, open_clips
 
 # loader, shape of an input, folded normalizations, opened clips, sites
 CASES = [
@@ -65,8 +65,7 @@ def test_a_trained_network_is_edited_without_a_change(
     assert len(proved.sites) == count and proved.rejected == ()
     found = Equalize().scales(proved.sites, constants)
     assert found.converged
-    edit = Edit(tuple(step for site in proved.sites for step in rescaling(site, found.scales[site.value]).steps))
-    constants = edit.constants(constants)
+    constants = found.edit(proved.sites).constants(constants)
     assert float((outputs(constants) - before).abs().max() / before.abs().max()) < 1e-10
     for site in proved.sites:
         source = channel_ranges(site.sources, constants, site.channels)

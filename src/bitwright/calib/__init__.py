@@ -7,6 +7,7 @@ from bitwright.calib.coverage import Coverage, check_histograms, coverage, misma
 from bitwright.calib.density import clipped_energy, distortion, outside, sqnr
 from bitwright.calib.entropy import Entropy
 from bitwright.calib.gram import Cross, gram, short_products
+from bitwright.calib.held_out import HeldOut
 from bitwright.calib.histogram import Histogram
 from bitwright.calib.ranges import MeanMinMax, MinMaxRange, MovingAverage, Percentile, RangeRule
 from bitwright.calib.samples import Samples
@@ -19,6 +20,7 @@ __all__ = [
     "Cross",
     "Entropy",
     "Finding",
+    "HeldOut",
     "Histogram",
     "InputCheck",
     "MeanMinMax",

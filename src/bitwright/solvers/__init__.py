@@ -1,10 +1,13 @@
 """Ways to choose codes. A name exported here is what a recipe may ask for; there is no other registry."""
 
+from bitwright.solvers.adaquant import AdaQuant
 from bitwright.solvers.adaround import AdaRound
+from bitwright.solvers.brecq import Brecq
 from bitwright.solvers.feedback import Feedback, Groups, Importance
 from bitwright.solvers.learning import Schedule
 from bitwright.solvers.nearest import Nearest
 from bitwright.solvers.prepared import Order, Prepared, prepare
+from bitwright.solvers.qdrop import QDrop
 from bitwright.solvers.reconstruction import (
     Activation,
     BlockSolver,
@@ -24,8 +27,10 @@ from bitwright.solvers.target import Corrections, Strength, drift_solution, inpu
 
 __all__ = [
     "Activation",
+    "AdaQuant",
     "AdaRound",
     "BlockSolver",
+    "Brecq",
     "Choice",
     "Corrections",
     "Feedback",
@@ -37,6 +42,7 @@ __all__ = [
     "Prepared",
     "Problem",
     "Progress",
+    "QDrop",
     "Reconstructed",
     "Reconstruction",
     "RoundedWeight",

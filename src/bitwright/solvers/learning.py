@@ -1,4 +1,4 @@
-"""The loop that all learned roundings share: minibatches, Adam, an annealed penalty, checks on held-out samples.
+"""The loop that all learned roundings share: minibatches, Adam, decisions that sharpen, checks on held-out samples.
 
 What is learned differs (shares between two neighbours, or weights and scales straight through), how it is learned does
 not. Every so often the answer as it would be stored is measured on the held-out samples and the best one is kept; once
@@ -29,7 +29,6 @@ from bitwright.solvers.reconstruction import (
     Reconstruction,
     Samples,
     Weighting,
-    check,
     floats,
     held_out_error,
     squared_error,
@@ -41,29 +40,22 @@ from bitwright.solvers.reconstruction import (
 class Schedule:
     """Steps of at most `batch` samples, and `checks` looks at the held-out samples on the way.
 
-    `warm`: the share of steps before the penalty sets in; then its exponent falls from `blunt` to `sharp` by a cosine.
+    `sharpness`: what the logits of undecided weights are multiplied with at the last step; 1 at the first, and growing
+    by the same factor at every step.
     """
 
-    steps: int = 500
+    steps: int = 300
     batch: int = 32
-    warm: float = 0.1
-    blunt: float = 6.0
-    sharp: float = 2.0
-    checks: int = 5
+    sharpness: float = 300.0
+    checks: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.checks) < 1 or not 0 <= self.warm < 1 or self.sharp <= 0 or self.blunt <= 0:
-            raise ValueError(
-                f"steps, batch and checks are at least 1, 0 <= warm < 1, blunt and sharp positive; found {self}"
-            )
+        if min(self.steps, self.batch, self.checks) < 1 or self.sharpness < 1:
+            raise ValueError(f"steps, batch, checks and sharpness are at least 1; found {self}")
 
-    def beta(self, step: int) -> float | None:
-        """The exponent of the penalty at this step; None before the penalty sets in."""
-        done = step / self.steps
-        if done < self.warm:
-            return None
-        along = (done - self.warm) / (1 - self.warm)
-        return self.sharp + (self.blunt - self.sharp) * 0.5 * (1 + math.cos(math.pi * along))
+    def sharp(self, step: int) -> float:
+        """The factor on the logits at this step."""
+        return float(self.sharpness ** (step / self.steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +75,15 @@ class Variables(ABC):
         """The tensors to learn."""
 
     @abstractmethod
-    def draw(self, beta: float | None) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Differentiable weights and biases for one step, and a penalty in units of the starting error, or None."""
+    def draw(self, sharp: float) -> dict[str, Tensor]:
+        """Weights and biases for one step, differentiable in what is learned."""
 
     @abstractmethod
     def choice(self) -> Choice:
         """The answer as it would be stored now."""
 
-    @property
     @abstractmethod
-    def is_settled(self) -> bool:
+    def is_settled(self, sharp: float) -> bool:
         """Whether nothing in it is undecided any more."""
 
 
@@ -107,15 +98,14 @@ class Loop:
 
     def run(self, problem: Reconstruction, variables: Variables, points: Points) -> Reconstructed:
         """The best answer on the held-out samples among the start, nearest codes, and what is learned."""
-        check(problem, self.weighting)
         best = _Best(problem, self.weighting, self.schedule.batch)
         best.offer_start()
         if best.before == 0.0:
             return Reconstructed(best.choice, 0.0, 0.0, 0, True, ("the start is exact: nothing to learn",))
         run = _Run(self, problem, variables, points, best)
-        steps, notes = run.steps()
+        steps, notes = run.steps() if run.rates else (0, ("nothing to learn: no weights, or all rates are 0",))
         if not best.learned:
-            notes += ("learning did not lower the error on the held-out samples: kept the codes before it",)
+            notes += (f"learning did not lower the error on the held-out samples: kept the {best.origin} codes",)
         return Reconstructed(best.choice, best.before, best.error, steps, best.learned, notes)
 
 
@@ -124,7 +114,12 @@ class _Best:
 
     def __init__(self, problem: Reconstruction, weighting: Weighting, batch: int) -> None:
         self.problem, self.weighting, self.batch = problem, weighting, batch
-        self.choice, self.before, self.error, self.learned = problem.start(), 0.0, math.inf, False
+        self.choice, self.before, self.error, self.origin = problem.start(), 0.0, math.inf, "starting"
+
+    @property
+    def learned(self) -> bool:
+        """Whether the best is one that was learned."""
+        return self.origin == "learned"
 
     def offer_start(self) -> None:
         start = self.problem.start()
@@ -136,14 +131,14 @@ class _Best:
             )
         nearest = {n: quantize(w.matrix(), w.start.spec, w.start.params) for n, w in self.problem.weights.items()}
         if any(not torch.equal(nearest[name].codes, start.weights[name].codes) for name in nearest):
-            self.offer(replace(start, weights=nearest), learned=False)
+            self.offer(replace(start, weights=nearest), "nearest")
 
-    def offer(self, choice: Choice, learned: bool = True) -> bool:
+    def offer(self, choice: Choice, origin: str = "learned") -> bool:
         """Take it if it is better than all before."""
         error = self._error(choice)
         if not error < self.error:
             return False
-        self.choice, self.error, self.learned = choice, error, learned
+        self.choice, self.error, self.origin = choice, error, origin
         return True
 
     def _error(self, choice: Choice) -> float:
@@ -155,12 +150,18 @@ class _Run:
 
     def __init__(self, loop: Loop, problem: Reconstruction, variables: Variables, points: Points, best: _Best) -> None:
         self.loop, self.problem, self.variables, self.points, self.best = loop, problem, variables, points, best
-        self.rates = [
-            rate for rate in (*variables.rates(), Rate(tuple(points.moves.values()), points.rate, True)) if rate.tensors
-        ]
+        every = (*variables.rates(), Rate(tuple(points.moves.values()), points.rate, falls=True))
+        self.rates = [rate for rate in every if rate.tensors and rate.rate > 0]
         groups = [{"params": list(rate.tensors), "lr": rate.rate} for rate in self.rates]
-        self.optimizer = torch.optim.Adam(groups, fused=True)
+        self.optimizer = torch.optim.Adam(groups, eps=1e-12, fused=True) if groups else None
+        self.unit = self._signal() * best.before
         self.drops = torch.Generator().manual_seed(problem.seed + 1)
+
+    def _signal(self) -> float:
+        """The wanted output's energy per sample, weighed as the error is."""
+        parts = self.problem.samples.batches(self.loop.schedule.batch)
+        total = sum(float(squared_error(part.wanted.float(), part, self.loop.weighting)[1]) for part in parts)
+        return total / len(self.problem.samples) or 1.0
 
     def steps(self) -> tuple[int, tuple[str, ...]]:
         """Run until the end or until nothing changes; how many steps were taken, and what went wrong."""
@@ -175,21 +176,21 @@ class _Run:
             if (step + 1) % every and step + 1 < schedule.steps:
                 continue
             better = self.best.offer(self._choice())
-            if self.variables.is_settled and not better:
+            if not better and self.variables.is_settled(schedule.sharp(step)):
                 return step + 1, ()
         return schedule.steps, ()
 
     def _step(self, step: int, samples: Samples) -> float:
+        assert self.optimizer is not None
         for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
             if rate.falls:
                 group["lr"] = rate.rate * 0.5 * (1 + math.cos(math.pi * step / self.loop.schedule.steps))
         self.optimizer.zero_grad()
-        weights, pull = self.variables.draw(self.loop.schedule.beta(step))
+        weights = self.variables.draw(self.loop.schedule.sharp(step))
         quantize = self.points.learning(self.loop.drop, self.drops)
         output = self.problem.forward(weights, self._inputs(samples), quantize)
-        noise, signal = squared_error(output, samples, self.loop.weighting)
-        error = noise / (signal.clamp(min=torch.finfo(torch.float32).tiny) * self.best.before)
-        loss = error if pull is None else error + pull
+        noise, _ = squared_error(output, samples, self.loop.weighting)
+        loss = noise / len(samples) / self.unit
         loss.backward()
         self.optimizer.step()
         return float(loss.detach())

@@ -82,8 +82,8 @@ class Samples:
     `fisher` are the squared gradients of the task's loss at the outputs (any common factor), or None.
     """
 
-    original: Mapping[str, Shaped[Tensor, "samples ..."]]
-    quantized: Mapping[str, Shaped[Tensor, "samples ..."]]
+    original: Mapping[str, Shaped[Tensor, "..."]]
+    quantized: Mapping[str, Shaped[Tensor, "..."]]
     wanted: Float[Tensor, "samples ..."]
     fisher: Float[Tensor, "samples ..."] | None = None
 
@@ -115,7 +115,10 @@ class Progress:
 @final
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """One piece. `biases` are handed to `forward` beside the weights; `held_out` decides whether an answer is kept."""
+    """One piece. `biases` are handed to `forward` beside the weights; `held_out` decides whether an answer is kept.
+
+    Raises ValueError, with what to do, where the parts do not fit or samples are not finite.
+    """
 
     forward: Forward
     weights: Mapping[str, RoundedWeight]
@@ -125,6 +128,9 @@ class Reconstruction:
     points: Mapping[str, Activation] = field(default_factory=dict)
     seed: int = 0
     progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def start(self) -> Choice:
         """What the piece is made of before learning."""
@@ -172,8 +178,7 @@ class BlockSolver(ABC):
         """The best choice found; never worse on the held-out samples than where it started, nor than nearest codes."""
 
 
-def check(problem: Reconstruction, weighting: Weighting) -> None:
-    """Raises ValueError, with what to do, where a problem cannot be worked on."""
+def _check(problem: Reconstruction) -> None:
     if not problem.weights and not problem.points:
         raise ValueError("a reconstruction without weights and points has nothing to learn; leave this piece out")
     for name, weight in problem.weights.items():
@@ -188,14 +193,12 @@ def check(problem: Reconstruction, weighting: Weighting) -> None:
         if point.params.scale.numel() != 1:
             raise ValueError(f"{name}: {point.params.scale.numel()} scales, but an activation has one for all of it")
     for kind, samples in (("learning", problem.samples), ("held-out", problem.held_out)):
-        _check_samples(samples, kind, weighting)
+        _check_samples(samples, kind)
 
 
-def _check_samples(samples: Samples, kind: str, weighting: Weighting) -> None:
+def _check_samples(samples: Samples, kind: str) -> None:
     if len(samples) == 0:
         raise ValueError(f"no {kind} samples; give at least one (a quarter of the calibration samples is a good share)")
-    if weighting is Weighting.FISHER and samples.fisher is None:
-        raise ValueError(f"the {kind} samples have no Fisher weights; give them or use Weighting.PLAIN")
     values = {**samples.quantized, "the wanted output": samples.wanted}
     for name, value in values.items():
         if len(value) != len(samples):
@@ -213,7 +216,8 @@ def squared_error(output: Tensor, samples: Samples, weighting: Weighting) -> tup
     error = (output - wanted).square()
     if weighting is Weighting.PLAIN:
         return error.sum(), wanted.square().sum()
-    assert samples.fisher is not None
+    if samples.fisher is None:
+        raise ValueError("these samples have no Fisher weights; give them, or use Weighting.PLAIN")
     fisher = samples.fisher.float()
     return (error * fisher).sum(), (wanted.square() * fisher).sum()
 

@@ -1,9 +1,10 @@
 """The rounding variable: every weight lies between two neighbouring numbers of its format and learns which to take.
 
-A share h in [0, 1] says how far up it is; h = clamp(sigmoid(a) * 1.2 - 0.1) reaches both ends with a finite a. At the
-start the share is where the original weight lies between its neighbours, so the soft weight is the original. A
-penalty 1 - |2 h - 1|^beta, gentle at first (large beta: only shares near an end feel it) and sharper later, drives
-every share to an end. Nothing here is about integers: neighbours are taken from the format's own list of numbers.
+A share h in [0, 1] says how far up it is: h = clamp(sigmoid(c a) * 1.2 - 0.1), which reaches both ends at a finite c a.
+At the start the sharpness c is 1 and the share is where the original weight lies between its neighbours, so the soft
+weight is the original. While c grows, shares move to the ends; a weight whose logit a is near 0 is decided last, and
+until then it goes where the output wants it. Nothing here is about integers: neighbours are taken from the format's
+own list of numbers.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ class Rounding:
             level = level - self.spec.tile.spread(self.params.zero, shape)
         return level * self.spec.tile.spread(self.params.scale, shape)
 
-    def share(self) -> Float[Tensor, "out in"]:
+    def share(self, sharp: float = 1.0) -> Float[Tensor, "out in"]:
         """How far up every weight is, in [0, 1]."""
-        return (torch.sigmoid(self.logits) * (_HIGH - _LOW) + _LOW).clamp(0, 1)
+        return (torch.sigmoid(self.logits * sharp) * (_HIGH - _LOW) + _LOW).clamp(0, 1)
 
     def soft(self, share: Float[Tensor, "out in"]) -> Float[Tensor, "..."]:
         """The weight, in its own shape, at these shares."""
@@ -88,11 +89,6 @@ class Rounding:
         return QTensor(codes, self.spec) if self.params is None else assemble(codes, self.spec, self.params)
 
 
-def penalty(share: Float[Tensor, "out in"], beta: float) -> Float[Tensor, ""]:
-    """The sum of 1 - |2 h - 1|^beta: 0 where every share is at an end. Source: AdaRound (Nagel 2020), eq. 24."""
-    return (1 - (2 * share - 1).abs().pow(beta)).sum()
-
-
 def unsettled(share: Float[Tensor, "out in"]) -> int:
-    """How many shares are neither at 0 nor at 1, to within 0.01."""
-    return int(((share > 0.01) & (share < 0.99)).sum())
+    """How many shares are neither at 0 nor at 1."""
+    return int(((share > 0) & (share < 1)).sum())

@@ -65,54 +65,83 @@ class Exported:
 
 
 def export_module(
-    module: nn.Module, example: Sequence[Tensor] | Mapping[str, Tensor], path: Path, opset: int = OPSET
+    module: nn.Module,
+    example: Sequence[Tensor] | Mapping[str, Tensor],
+    path: Path,
+    opset: int = OPSET,
+    free_space: bool = False,
 ) -> Exported:
     """Write a module in eval mode to an ONNX file; `example` are its inputs by place or by name.
 
-    Inputs whose first axis is as long as that of the first input share a free batch axis. Raises SourceError for a
-    module in training mode and for one that cannot be traced.
+    Inputs whose first axis is as long as that of the first input share a free batch axis; rows of integers (token ids,
+    masks) share a free length besides. `free_space` asks for free height and width of pictures too. What the module
+    ties to the example's size stays fixed. Raises SourceError for a module in training mode and for one that cannot be
+    traced.
     """
     if module.training:
         raise SourceError("the module is in training mode; call .eval() before it is exported")
-    args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (tuple(example), {})
+    # Copies, because tracing takes one tensor that is given twice for one input.
+    args: tuple[Tensor, ...] = () if isinstance(example, Mapping) else tuple(tensor.clone() for tensor in example)
+    kwargs = {name: tensor.clone() for name, tensor in example.items()} if isinstance(example, Mapping) else {}
     with torch.no_grad(), _quiet():
         module(*args, **kwargs)
-        try:
-            program, fixed = _trace_free(module, args, kwargs), ""
-        except CANNOT_TRACE as error:
-            program, fixed = _trace(module, args, kwargs, None), f"tracing with a free batch failed: {_brief(error)}"
+        program, fixed = _trace_freest(module, args, kwargs, free_space)
         model = _translate(program, opset)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path, external_data=False)
     return Exported(path, fixed)
 
 
-def _trace_free(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+def _trace_freest(
+    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], free_space: bool
+) -> tuple[Any, str]:
+    """The module's program with as many free axes as it allows, and why the batch is fixed if it is."""
     inputs = (*args, *kwargs.values())
     rows = next((len(tensor) for tensor in inputs if tensor.dim()), None)
-    if rows is None:
-        raise ValueError("no input has an axis")
-    batch = torch.export.Dim("batch")
-
-    def shape(tensor: Tensor) -> dict[int, Any]:
-        return {0: batch} if tensor.dim() and len(tensor) == rows else {}
-
-    def doubled(tensor: Tensor) -> Tensor:  # tracing takes a size of 1 for a constant
-        return torch.cat([tensor, tensor]) if rows == 1 and shape(tensor) else tensor
-
-    shapes = {name: shape(tensor) for name, tensor in kwargs.items()} if kwargs else tuple(map(shape, args))
-    return _trace(module, tuple(map(doubled, args)), {name: doubled(t) for name, t in kwargs.items()}, shapes)
-
-
-def _trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], shapes: Any) -> Any:
+    texts = {tensor.shape[1] for tensor in inputs if _is_text(tensor)}
+    why = "no input has an axis"
+    for length in (*([texts.pop()] if len(texts) == 1 else []), None) if rows is not None else ():
+        free = _Free(rows, length, free_space)
+        arguments = tuple(map(free.doubled, args)), {name: free.doubled(tensor) for name, tensor in kwargs.items()}
+        shapes = {name: free.axes(tensor) for name, tensor in kwargs.items()} if kwargs else tuple(map(free.axes, args))
+        try:
+            return torch.export.export(module, *arguments, dynamic_shapes=shapes, strict=False), ""
+        except CANNOT_TRACE as error:
+            why = f"tracing with a free batch failed: {_brief(error)}"
     try:
-        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        return torch.export.export(module, args, kwargs, strict=False), why
     except CANNOT_TRACE as error:
-        if shapes is not None:
-            raise
         raise SourceError(
             f"the module cannot be traced by torch.export: {_brief(error)}; make an ONNX file of it another way"
         ) from error
+
+
+def _is_text(tensor: Tensor) -> bool:
+    """Whether an input is rows of integers."""
+    return tensor.dim() == 2 and not tensor.is_floating_point()
+
+
+class _Free:
+    """Which axes of the inputs are free: those as long as the batch, those of text as long as a row, those of space."""
+
+    def __init__(self, rows: int | None, length: int | None, space: bool) -> None:
+        self._rows, self._length, self._space = rows, length, space
+        self._batch_axis = torch.export.Dim("batch")
+
+    def axes(self, tensor: Tensor) -> dict[int, Any]:
+        free: dict[int, Any] = {0: self._batch_axis} if self._has_batch(tensor) else {}
+        if _is_text(tensor) and tensor.shape[1] == self._length:
+            free[1] = torch.export.Dim.DYNAMIC
+        if self._space and tensor.dim() == 4:
+            free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        return free
+
+    def doubled(self, tensor: Tensor) -> Tensor:
+        """The example for tracing, which takes a size of 1 for a constant: a batch of one is given twice."""
+        return torch.cat([tensor, tensor]) if self._rows == 1 and self._has_batch(tensor) else tensor
+
+    def _has_batch(self, tensor: Tensor) -> bool:
+        return tensor.dim() > 0 and len(tensor) == self._rows
 
 
 def _translate(program: Any, opset: int) -> Any:

@@ -32,6 +32,11 @@ class Equalized:
     sweeps: int
     converged: bool
 
+    def edit(self, sites: Sequence[Site]) -> Edit:
+        """The edit that applies the scales of those of these sites that have any."""
+        chosen = [site for site in sites if site.value in self.scales]
+        return Edit(tuple(step for site in chosen for step in rescaling(site, self.scales[site.value]).steps))
+
 
 @final
 @dataclass(frozen=True, slots=True)
