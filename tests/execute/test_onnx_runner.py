@@ -179,3 +179,12 @@ def test_an_operator_that_the_engine_lacks_is_an_error() -> None:
     )
     with pytest.raises(RunError, match="cannot open the network.*Mystery"):
         OnnxRunner(model).run({"x": torch.zeros(1, 2)})
+
+
+def test_what_is_no_tensor_of_numbers_is_not_handed_out() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        main (float[N] x) => (seq(float[N]) y) { y = SequenceConstruct(x, x) }"""
+    )
+    with pytest.raises(RunError, match="y: not a tensor of numbers"):
+        OnnxRunner(model).run({"x": torch.zeros(2)})

@@ -88,6 +88,18 @@ def test_space_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
         torch.testing.assert_close(found[source.network().outputs[0]], module(x), rtol=1e-4, atol=1e-5)
 
 
+class Named(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"twice": x * 2, "same": x}
+
+
+def test_outputs_keep_the_names_that_the_module_gives_them(tmp_path: Path) -> None:
+    source = OnnxSource.open(export_module(Named().eval(), (torch.ones(2, 3),), tmp_path / "m.onnx").path)
+    assert source.network().outputs == ("twice", "same")
+    found = OnnxRunner(source).run({source.network().inputs[0]: torch.ones(4, 3)})
+    assert torch.equal(found["twice"], 2 * torch.ones(4, 3)) and torch.equal(found["same"], torch.ones(4, 3))
+
+
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, 12) if x.shape[0] == 2 else x.reshape(3, -1) * 2

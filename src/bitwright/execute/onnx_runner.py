@@ -64,7 +64,7 @@ class OnnxRunner:
             self.network, self._model, self._folder = network_of(model), model, folder
         self._threads, self._exact = threads, exact
         self._constants: dict[str, Tensor] = {}
-        self._sessions: OrderedDict[tuple[tuple[str, ...], ...], Any] = OrderedDict()
+        self._sessions: OrderedDict[tuple[tuple[str, ...], ...], tuple[Any, tuple[str, ...]]] = OrderedDict()
 
     def with_constants(self, constants: Mapping[str, Tensor]) -> OnnxRunner:
         """A runner of the same network with these in the place of its constants; others stay as they are here.
@@ -95,23 +95,22 @@ class OnnxRunner:
         made = tuple(name for name in names if name not in feeds)
         if not made:
             return {name: feeds[name] for name in names}
-        nodes = self._needed(tuple(feeds), made)
-        read = {name for node in nodes for name in _reads(node)}
-        given = {name: _to_numpy(name, tensor) for name, tensor in feeds.items() if name in read}
+        session, read = self._session(tuple(feeds), made)
+        given = {name: _to_numpy(name, feeds[name]) for name in read}
         try:
-            arrays = self._session(tuple(given), made, nodes).run(list(made), given)
+            arrays = session.run(list(made), given)
         except FAILURES as error:
             raise RunError(f"ONNX Runtime failed on this batch: {_first_line(error)}") from error
-        found = dict(zip(made, map(torch.from_numpy, map(np.asarray, arrays)), strict=True))
+        found = {name: _from_numpy(name, array) for name, array in zip(made, arrays, strict=True)}
         return {name: feeds[name] if name in feeds else found[name] for name in names}
 
     def _check_wanted(self, names: Sequence[str]) -> None:
-        makers = {output: owner for node, owner in inner_nodes(self._model) for output in node.output}
         for name in names:
             if name in self.network.constants:
                 raise RunError(f"{name}: a constant of the network; read it from the source")
             if name in self.network.values:
                 continue
+            makers = {output: owner for node, owner in inner_nodes(self._model) for output in node.output}
             if name in makers:
                 raise RunError(
                     f"{name}: a value inside the subgraph of {makers[name]}, which cannot be handed out; ask for an "
@@ -139,10 +138,14 @@ class OnnxRunner:
             raise RunError(f"{lacking[0]}: not fed, but {', '.join(wanted[:3])} cannot be computed without it")
         return nodes[::-1]
 
-    def _session(self, feeds: tuple[str, ...], wanted: tuple[str, ...], nodes: Iterable[NodeProto]) -> Any:
+    def _session(self, feeds: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        """A session that makes the wanted values, and which of the feeds it reads."""
         key = (feeds, wanted)
         if key not in self._sessions:
-            self._sessions[key] = self._open(feeds, wanted, nodes)
+            nodes = self._needed(feeds, wanted)
+            known = {name for node in nodes for name in _reads(node)}
+            read = tuple(name for name in feeds if name in known)
+            self._sessions[key] = (self._open(read, wanted, nodes), read)
             if len(self._sessions) > KEPT_SESSIONS:
                 self._sessions.popitem(last=False)
         self._sessions.move_to_end(key)
@@ -243,6 +246,12 @@ def _to_numpy(name: str, tensor: Tensor) -> Any:
     if tensor.dtype == torch.bfloat16:
         raise RunError(f"{name}: bfloat16 cannot be handed to ONNX Runtime from here; use a float32 model")
     return tensor.detach().cpu().contiguous().numpy()
+
+
+def _from_numpy(name: str, array: Any) -> Tensor:
+    if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind not in "fiub":
+        raise RunError(f"{name}: not a tensor of numbers; it cannot be handed out")
+    return torch.from_numpy(np.asarray(array))
 
 
 def _first_line(error: Exception) -> str:

@@ -84,9 +84,9 @@ def export_module(
     args: tuple[Tensor, ...] = () if isinstance(example, Mapping) else tuple(tensor.clone() for tensor in example)
     kwargs = {name: tensor.clone() for name, tensor in example.items()} if isinstance(example, Mapping) else {}
     with torch.no_grad(), _quiet():
-        module(*args, **kwargs)
+        names = _output_names(module(*args, **kwargs))
         program, fixed = _trace_freest(module, args, kwargs, free_space)
-        model = _translate(program, opset)
+        model = _translate(program, opset, names)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path, external_data=False)
     return Exported(path, fixed)
@@ -144,9 +144,17 @@ class _Free:
         return tensor.dim() > 0 and len(tensor) == self._rows
 
 
-def _translate(program: Any, opset: int) -> Any:
+def _output_names(output: object) -> list[str] | None:
+    """The names that a module gives its outputs, where it gives any and all are tensors; else the exporter's."""
+    if isinstance(output, Mapping) and all(isinstance(value, Tensor) for value in output.values()):
+        return [str(name) for name in output]
+    return None
+
+
+def _translate(program: Any, opset: int, names: list[str] | None) -> Any:
+    options: Any = {"dynamo": True, "opset_version": opset, "optimize": False, "verbose": False, "output_names": names}
     try:
-        exported = torch.onnx.export(program, dynamo=True, opset_version=opset, optimize=False, verbose=False)
+        exported = torch.onnx.export(program, **options)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise SourceError(f"the module cannot be translated to ONNX: {_brief(error)}") from error
     assert exported is not None
@@ -163,6 +171,7 @@ def _translate(program: Any, opset: int) -> Any:
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.ClearMetadataAndDocStringPass(),
+        common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
     return exported
