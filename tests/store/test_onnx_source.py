@@ -97,18 +97,6 @@ def test_every_opset_from_9_to_21_opens_and_older_ones_are_converted_up(opset: i
     assert torch.equal(source.read(["weight"])["weight"], torch.from_numpy(WEIGHT))
 
 
-def test_an_old_model_computes_the_same_after_conversion(tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    text = """<ir_version: 8, opset_import: ["" : 9]>
-    main (float[2, 3, 8] x) => (float[2, 24] z) { y = Softmax <axis: int = 1> (x)  z = Flatten(y) }"""
-    old = parser.parse_model(text)
-    onnx.save(old, tmp_path / "m.onnx")
-    x = RNG.standard_normal((2, 3, 8)).astype(np.float32)
-    new = OnnxSource.open(tmp_path / "m.onnx").model()
-    outputs = [ort.InferenceSession(m.SerializeToString()).run(None, {"x": x})[0] for m in (old, new)]
-    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-6)
-
-
 def test_local_functions_are_put_in_the_place_of_their_calls(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
     main (float[N, 3] x) => (float[N, 3] y) { y = own.twice(x) }

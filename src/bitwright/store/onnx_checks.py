@@ -1,4 +1,4 @@
-"""What a float ONNX model must be before it is used, and the two rewrites that make an older one so."""
+"""What a float ONNX model must be before it is used, and the putting of local functions in the place of their calls."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import onnx
 import onnx.inliner
 from onnx import ModelProto, NodeProto
 
-from bitwright.graph.onnx import constants_of, inner_nodes, light_copy, opset_of
+from bitwright.graph.onnx import constants_of, inner_nodes, light_copy
 from bitwright.store.onnx_tensors import SMALL, every_tensor, external_place, is_external, read_external, take_in
 from bitwright.store.source_error import SourceError
 
-LOWEST_OPSET = 13  # the first in which QuantizeLinear has an axis, which per-channel weights need
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -66,21 +65,6 @@ def inline_functions(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
         return model, ()
     names = ", ".join(sorted({function.name for function in model.functions}))
     return onnx.inliner.inline_local_functions(model), (f"local functions put in the place of their calls: {names}",)
-
-
-def raise_opset(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
-    """The model in an opset that can be quantized, and a note if it was converted; SourceError if it cannot be."""
-    opset = opset_of(model)
-    if opset >= LOWEST_OPSET:
-        return model, ()
-    try:
-        converted = onnx.version_converter.convert_version(model, LOWEST_OPSET)
-    except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
-        raise SourceError(
-            f"opset {opset} cannot be converted to {LOWEST_OPSET}, which quantization needs: {error}; "
-            f"export the model with opset {LOWEST_OPSET} or newer"
-        ) from error
-    return converted, (f"converted from opset {opset} to {LOWEST_OPSET}",)
 
 
 def _every_node(model: ModelProto) -> Iterator[NodeProto]:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from bitwright.graph.network import Network, NetworkError
 from bitwright.graph.onnx import constants_of, network_of
-from bitwright.store.onnx_checks import check_external, check_not_quantized, check_valid, inline_functions, raise_opset
+from bitwright.store.onnx_checks import check_external, check_not_quantized, check_valid, inline_functions
+from bitwright.store.onnx_opset import raise_opset
 from bitwright.store.onnx_tensors import every_tensor, external_place, is_external, read_tensor
 from bitwright.store.onnx_write import write_model
 from bitwright.store.source_error import SourceError
@@ -47,7 +48,7 @@ class OnnxSource:
             check_not_quantized(model)
             check_external(model, path.parent)
             model, inlined = inline_functions(model)
-            model, raised = raise_opset(model)
+            model, raised = raise_opset(model, path.parent)
             network = network_of(model)
             check_valid(model)
         except (NetworkError, SourceError) as error:
