@@ -26,6 +26,14 @@ def test_minibatches_depend_on_the_seed_alone() -> None:
     assert torch.equal(one, other) and not torch.equal(one, third)
 
 
+def test_a_batch_is_as_large_as_its_outputs_allow() -> None:
+    samples = linear(rows=8, count=100).samples  # eight output elements each
+    sizes = [Schedule(batch=32, elements=elements).size(samples) for elements in (1, 40, 80, 10_000)]
+    assert sizes == [4, 5, 10, 32]
+    assert Schedule(batch=2).size(samples) == 2 and Schedule(batch=500).size(samples) == 100
+    assert Schedule().size(samples.take(torch.arange(3))) == 3
+
+
 def test_sharpness_grows_evenly_from_one() -> None:
     schedule = Schedule(steps=100, sharpness=256.0)
     assert schedule.sharp(0) == 1.0 and schedule.sharp(100) == pytest.approx(256.0)
@@ -39,15 +47,10 @@ def test_it_ends_early_once_nothing_is_undecided() -> None:
     assert longer.after < longer.before
 
 
-def test_learning_that_only_fits_its_few_samples_is_not_kept() -> None:
-    """One sample says little on 32 columns; the held-out samples, of another kind, say that it did not help."""
+def test_learning_that_misleads_is_not_kept() -> None:
+    """Learning samples that want the opposite output; the held-out ones say that it did not help."""
     problem = linear()
-    one = problem.samples.take(torch.arange(1))
-    x = torch.randn(500, 32)
-    tensors = {"w": problem.weights["w"].tensor, **problem.biases}
-    wanted = problem.forward(tensors, {"x": x}, lambda _, value: value)
-    other = replace(problem.held_out, original={"x": x}, quantized={"x": x}, wanted=wanted)
-    found = AdaRound().reconstruct(replace(problem, samples=one, held_out=other))
+    found = AdaRound().reconstruct(replace(problem, samples=replace(problem.samples, wanted=-problem.samples.wanted)))
     assert not found.kept and found.after == found.before
     assert found.notes == ("learning did not lower the error on the held-out samples: kept the starting codes",)
     assert torch.equal(found.choice.weights["w"].codes, problem.weights["w"].start.codes)
@@ -114,10 +117,10 @@ def test_the_units_of_the_network_do_not_matter() -> None:
     assert float(agree.float().mean()) > 0.99
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"checks": 0}, {"sharpness": 0.5}], ids=str)
-def test_schedules_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize("name", ["steps", "batch", "elements", "checks", "sharpness"])
+def test_schedules_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Schedule(**wrong)  # type: ignore[arg-type]
+        Schedule(**{name: 0})  # type: ignore[arg-type]
 
 
 def test_block_solvers_are_plain_data() -> None:

@@ -34,24 +34,34 @@ from bitwright.solvers.reconstruction import (
     squared_error,
 )
 
+_FEWEST = 4  # samples in a batch, however large their outputs
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Steps of at most `batch` samples, and `checks` looks at the held-out samples on the way.
 
+    `elements`: a batch has no more samples than give this many output elements, but at least four. An output with many
+    positions says as much in few samples; more of them would only take time and memory.
     `sharpness`: what the logits of undecided weights are multiplied with at the last step; 1 at the first, and growing
     by the same factor at every step.
     """
 
     steps: int = 300
     batch: int = 32
+    elements: int = 1 << 18
     sharpness: float = 300.0
     checks: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.checks) < 1 or self.sharpness < 1:
-            raise ValueError(f"steps, batch, checks and sharpness are at least 1; found {self}")
+        if min(self.steps, self.batch, self.elements, self.checks) < 1 or self.sharpness < 1:
+            raise ValueError(f"steps, batch, elements, checks and sharpness are at least 1; found {self}")
+
+    def size(self, samples: Samples) -> int:
+        """How many of these samples make a batch."""
+        fitting = max(_FEWEST, self.elements // max(1, samples.wanted[0].numel()))
+        return min(self.batch, fitting, len(samples))
 
     def sharp(self, step: int) -> float:
         """The factor on the logits at this step."""
@@ -98,7 +108,7 @@ class Loop:
 
     def run(self, problem: Reconstruction, variables: Variables, points: Points) -> Reconstructed:
         """The best answer on the held-out samples among the start, nearest codes, and what is learned."""
-        best = _Best(problem, self.weighting, self.schedule.batch)
+        best = _Best(problem, self.weighting, self.schedule.size(problem.held_out))
         best.offer_start()
         if best.before == 0.0:
             return Reconstructed(best.choice, 0.0, 0.0, 0, True, ("the start is exact: nothing to learn",))
@@ -159,14 +169,14 @@ class _Run:
 
     def _signal(self) -> float:
         """The wanted output's energy per sample, weighed as the error is."""
-        parts = self.problem.samples.batches(self.loop.schedule.batch)
+        parts = self.problem.samples.batches(self.loop.schedule.size(self.problem.samples))
         total = sum(float(squared_error(part.wanted.float(), part, self.loop.weighting)[1]) for part in parts)
         return total / len(self.problem.samples) or 1.0
 
     def steps(self) -> tuple[int, tuple[str, ...]]:
         """Run until the end or until nothing changes; how many steps were taken, and what went wrong."""
         schedule, began = self.loop.schedule, time.monotonic()
-        size = min(schedule.batch, len(self.problem.samples))
+        size = schedule.size(self.problem.samples)
         every = max(1, schedule.steps // schedule.checks)
         for step, rows in enumerate(minibatches(len(self.problem.samples), size, schedule.steps, self.problem.seed)):
             loss = self._step(step, self.problem.samples.take(rows))
