@@ -33,3 +33,10 @@ def test_with_a_zero_the_range_is_symmetric_about_it() -> None:
     assert params.zero is not None
     assert float(params.scale) == pytest.approx(2 / 15)
     assert float(params.zero) in (7, 8)
+
+
+def test_one_signed_bit_has_a_finite_scale() -> None:
+    spec, weight = Spec(Int(1), per_group(4)), torch.tensor([[1.0, -2.0, 0.5, 0.0]])
+    params = AbsMax().fit(spec, weight)
+    assert params.scale.tolist() == [[2.0]]
+    assert quantize(weight, spec, params).dequantize().tolist() == [[0.0, -2.0, 0.0, 0.0]]

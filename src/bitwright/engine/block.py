@@ -123,10 +123,9 @@ def advance(
             output = block.runner.run(block.index, module, before)
         if not bool(torch.isfinite(output).all()):
             row = start + int((~torch.isfinite(output)).flatten(1).any(1).nonzero()[0])
-            raise ValueError(
-                f"{name}: its output for calibration row {row} is not finite; the model overflows in this precision, "
-                "compute in float32 (--compute float32)"
-            )
+            remedy = "" if before.dtype == torch.float32 else "; compute in float32 (--compute float32)"
+            what = f"{name}: its output for calibration row {row} is not finite"
+            raise ValueError(f"{what}; the model overflows in {before.dtype}{remedy}")
         target.write(start, output)
     target.sync()
 

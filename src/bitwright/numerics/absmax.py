@@ -25,5 +25,5 @@ class AbsMax(Fitter):
         largest = extremes(spec, weight).abs()
         if spec.zero is not None:
             return range_params(spec, -largest, largest)
-        scale = largest / spec.format.high
+        scale = largest / (spec.format.high or -spec.format.low)  # one signed bit is {-1, 0}
         return store_params(spec, Params(torch.where(largest > 0, scale, torch.ones_like(scale))))

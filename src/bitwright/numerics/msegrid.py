@@ -2,8 +2,9 @@
 
 Outliers make the full range a poor choice at few bits: clipping them costs less than coarse steps for all others. The
 search shrinks the range of the tile in small steps (both ends alike, then each end alone), rounds with the scale and
-zero as they would be stored, and keeps the best. Errors may be weighed element by element: with the diagonal of the
-Gram matrix, or with 1 / U_jj**2 of its factor, which is what an error in that column costs a feedback solver.
+zero as they would be stored, and keeps the best; where a format's steps are uneven it tries to stretch it, too. Errors
+may be weighed element by element: with the diagonal of the Gram matrix, or with 1 / U_jj**2 of its factor, which is
+what an error in that column costs a feedback solver.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.numerics.fitter import Fitter, extremes, range_params, symmetric_params
+from bitwright.numerics.integer import Int
 from bitwright.numerics.minmax import MinMax
 from bitwright.numerics.qtensor import Params, store_params
 from bitwright.numerics.spec import Spec
 from bitwright.numerics.tile import Tile
 
+_STRETCHES = (1.125, 1.25, 1.375, 1.5)  # 1.5 puts the largest weight on 4 instead of 6 in FP4
 _CHUNK = 1 << 20  # elements searched at a time, so that a chunk and its errors stay in cache
 
 
@@ -69,7 +72,7 @@ class MseGrid(Fitter):
             low = high = extremes(spec, weight)
         best = _Best(spec, tiles, weights, low, high, MinMax().fit(spec, weight))
         one = torch.ones_like(best.error)
-        for shrink in self._factors():
+        for shrink in self._factors(spec):
             best.offer(shrink * one, shrink * one)
         for step in self._fine_steps():
             down, up = best.down.clone(), best.up.clone()
@@ -80,9 +83,11 @@ class MseGrid(Fitter):
                 best.offer(down + a, up + b)
         return best
 
-    def _factors(self) -> Iterator[float]:
+    def _factors(self, spec: Spec) -> Iterator[float]:
         for i in range(1, self.steps):
             yield 1.0 + (self.lowest - 1.0) * i / (self.steps - 1)
+        if not isinstance(spec.format, Int):  # uneven steps: the largest weight may fall better on an inner value
+            yield from _STRETCHES
 
     def _fine_steps(self) -> Iterator[float]:
         coarse = (1.0 - self.lowest) / max(1, self.steps - 1)
