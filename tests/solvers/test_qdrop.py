@@ -64,9 +64,16 @@ def test_a_value_that_is_no_point_passes() -> None:
     assert Points(residual().points, 0.1).learning(0.5, generator)("elsewhere", values) is values
 
 
-def test_coins_come_from_the_generator_alone() -> None:
-    one, other = (coins(torch.Size((50, 50)), 0.3, torch.Generator().manual_seed(7)) for _ in range(2))
-    assert torch.equal(one, other) and float(one.float().mean()) == pytest.approx(0.3, abs=0.03)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_coins_come_from_the_generator_alone_and_fall_evenly(share: float) -> None:
+    shape = torch.Size((8, 5000))
+    one, other = (coins(shape, share, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(one, other)
+    assert torch.allclose(one.float().mean(1), torch.full((8,), share), atol=0.03)
+    eighths = one.flatten().reshape(-1, 8).float()  # those that one draw decides are independent
+    assert torch.allclose(eighths.mean(0), torch.full((8,), share), atol=0.03)
+    if 0 < share < 1:
+        assert float((torch.corrcoef(eighths.mT) - torch.eye(8)).abs().max()) < 0.06
 
 
 def test_it_is_a_method_for_blocks() -> None:

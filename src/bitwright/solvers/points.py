@@ -58,5 +58,12 @@ class Points:
 
 
 def coins(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
-    """True for this share of the elements, at random."""
-    return torch.empty(shape, dtype=torch.bool).bernoulli_(share, generator=generator)
+    """True for this share of the elements (to within 1/512), at random.
+
+    One random byte per element, eight from each 64-bit draw: several times faster than drawing element by element.
+    """
+    count, below = shape.numel(), round(share * 256)
+    if below == 256:
+        return torch.ones(shape, dtype=torch.bool)
+    words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return (words.view(torch.uint8)[:count] < below).reshape(shape)
