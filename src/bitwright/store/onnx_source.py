@@ -31,13 +31,17 @@ from bitwright.store.source_error import SourceError
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class OnnxSource:
-    """A float network in an ONNX file. `notes`: what was changed to make it readable."""
+    """A float network in an ONNX file. `notes`: what was changed to make it readable.
+
+    `made_from`: the digest of what the file was exported from, or empty where the file itself is the model.
+    """
 
     path: Path
     notes: tuple[str, ...]
     _model: ModelProto
     _constants: Mapping[str, TensorProto]
     _network: Network
+    made_from: str = ""
 
     @staticmethod
     def open(path: Path) -> OnnxSource:
@@ -74,7 +78,12 @@ class OnnxSource:
         return {name: self._read(name) for name in names}
 
     def digest(self) -> str:
-        """sha256 over the contents of the file and of its external data, independent of paths. Reads every byte."""
+        """sha256 over the contents of the file and of its external data, independent of paths. Reads every byte.
+
+        For a file that was exported from something else, such as a PyTorch module, it is the digest of that.
+        """
+        if self.made_from:
+            return self.made_from
         total = hashlib.sha256()
         tensors = every_tensor(self._model)
         places = {external_place(name, tensor, self.folder)[0] for name, tensor in tensors if is_external(tensor)}

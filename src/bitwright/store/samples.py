@@ -1,0 +1,97 @@
+"""What the user brings to calibrate a network with, told apart by the ends of the files' names.
+
+One .npz or .npy file, a folder of them, of pictures or of sounds, or text for a model that comes with a tokenizer.
+Anything else needs a loader, which is a function of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bitwright.graph.network import Value
+from bitwright.store.arrays import samples_from_array, samples_from_arrays
+from bitwright.store.pictures import samples_from_pictures
+from bitwright.store.sample_set import Samples, SamplesError
+from bitwright.store.sentences import PaddingTokenizer, samples_from_text
+from bitwright.store.sounds import samples_from_sounds
+
+__all__ = ["Samples", "SamplesError", "read_samples"]
+
+ARRAYS = (".npz", ".npy")
+TEXTS = (".txt", ".md", ".jsonl")
+FOLDERS = {
+    ARRAYS: samples_from_arrays,
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp"): samples_from_pictures,
+    (".wav",): samples_from_sounds,
+}
+ALLOWED = "one .npz or .npy file, a folder of .npz, .npy, picture or .wav files, or text (.txt, .md, .jsonl)"
+
+
+def read_samples(
+    path: Path,
+    inputs: Sequence[Value],
+    count: int | None = None,
+    tokenizer: PaddingTokenizer | None = None,
+    length: int | None = None,
+) -> Samples:
+    """`count` samples (None: all) for a network with these inputs, spaced evenly over what is at `path`.
+
+    `tokenizer` and `length` (in tokens) are for text alone. Raises SamplesError (TextError for text), here or while
+    the samples are read, and ImportError where a picture needs a library that is not installed.
+    """
+    path = Path(path)
+    if not inputs:
+        raise SamplesError("the network has no inputs; there is nothing to calibrate")
+    if path.is_dir():
+        return _from_folder(path, inputs, count, tokenizer, length)
+    if not path.is_file():
+        raise SamplesError(f"{path}: no such file or folder; give {ALLOWED}")
+    suffix = path.suffix.lower()
+    if suffix in ARRAYS:
+        return samples_from_array(path, inputs, count)
+    if suffix in TEXTS:
+        return _from_text(path, inputs, count, tokenizer, length)
+    for suffixes, read in FOLDERS.items():
+        if suffix in suffixes:
+            return read([path], inputs, count)
+    raise SamplesError(f"{path}: files that end in {suffix or 'nothing'} are not known; give {ALLOWED}, or a --loader")
+
+
+def _from_folder(
+    path: Path, inputs: Sequence[Value], count: int | None, tokenizer: PaddingTokenizer | None, length: int | None
+) -> Samples:
+    """By the one kind of files that a folder and the folders in it hold; what else lies there is said."""
+    hidden = [file for file in path.rglob("*") if file.is_file()]
+    files = sorted(file for file in hidden if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    if not files:
+        raise SamplesError(f"{path}: an empty folder; give {ALLOWED}")
+    kinds = {suffixes: [file for file in files if file.suffix.lower() in suffixes] for suffixes in FOLDERS}
+    present = [suffixes for suffixes in FOLDERS if kinds[suffixes]]
+    if len(present) > 1:
+        first = ", ".join(kinds[suffixes][0].name for suffixes in present)
+        raise SamplesError(f"{path}: holds files of several kinds ({first}); give a folder with one kind")
+    if not present and any(file.suffix.lower() in TEXTS for file in files):
+        return _from_text(path, inputs, count, tokenizer, length)
+    if not present:
+        raise SamplesError(
+            f"{path}: no file in it ends in a way that is known (found {files[0].name}); give {ALLOWED}, or a --loader"
+        )
+    found = kinds[present[0]]
+    made = FOLDERS[present[0]](found, inputs, count)
+    others = [file.name for file in files if file not in set(found)]
+    if not others:
+        return made
+    return replace(made, preprocessing=f"{made.preprocessing}; {len(others)} other files not used ({others[0]} ...)")
+
+
+def _from_text(
+    path: Path, inputs: Sequence[Value], count: int | None, tokenizer: PaddingTokenizer | None, length: int | None
+) -> Samples:
+    if tokenizer is None:
+        raise SamplesError(
+            f"{path}: text needs a tokenizer, and only a Hugging Face folder brings one; give .npz files with the "
+            f"inputs {', '.join(value.name for value in inputs)}, or a --loader"
+        )
+    return samples_from_text(path, inputs, count, tokenizer, length)

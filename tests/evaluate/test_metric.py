@@ -1,0 +1,92 @@
+"""The user's own measure of both models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitwright.evaluate.error import EvaluateError
+from bitwright.evaluate.metric import callable_model, measure_metric, open_model
+from bitwright.store.onnx_source import OnnxSource
+from networks import exported, network, sample
+
+
+def times(factor: float):
+    return lambda given: given * factor
+
+
+def total(model) -> float:
+    return float(model(torch.ones(3)).sum())
+
+
+def scores(model) -> Tensor:
+    return model(torch.arange(40.0))
+
+
+def test_a_number_has_no_interval_and_higher_is_better() -> None:
+    found = measure_metric(total, "m:total", times(2), times(1.5))
+    assert (found.original, found.delivered, found.samples, found.interval) == (6, 4.5, 0, None)
+    assert (found.change, found.loss) == (-1.5, 1.5)
+    assert found.as_json()["loss"] == 1.5
+
+
+def test_a_function_may_say_that_lower_is_better() -> None:
+    def error(model) -> float:
+        return total(model)
+
+    error.higher_is_better = False
+    found = measure_metric(error, "m:error", times(2), times(1.5))
+    assert found.loss == -1.5
+
+
+def test_scores_are_paired() -> None:
+    found = measure_metric(scores, "m:scores", times(1), lambda given: given + 0.5)
+    assert found.samples == 40
+    assert found.original == 19.5
+    assert found.interval == (0.5, 0.5)  # the samples differ by far more than this, but not the pairs
+    noise = torch.randn(40, generator=torch.Generator().manual_seed(1))
+    spread = measure_metric(scores, "m:scores", times(1), lambda given: given + noise)
+    deviation = float(noise.std(correction=0)) / 40**0.5
+    assert spread.interval is not None
+    for end, sign in zip(spread.interval, (-1, 1), strict=True):
+        assert abs(end - (spread.change + sign * 1.96 * deviation)) < 0.15 * deviation * 1.96
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (float("nan"), "gave nan for the original; a metric must be a finite number"),
+        (torch.tensor([1.0, float("nan")]), "gave nan for the original, first for sample 1"),
+        (float("inf"), "gave inf"),
+        (None, "gave a NoneType for the original; it must return a number"),
+        ("good", "gave a str"),
+        ([], "gave shape .0."),
+        (torch.ones(2, 2), "gave shape .2, 2."),
+    ],
+)
+def test_what_is_no_number_is_an_error(returned: object, message: str) -> None:
+    with pytest.raises(EvaluateError, match=f"--metric m:f: {message}"):
+        measure_metric(lambda model: returned, "m:f", times(1), times(1))
+
+
+def test_different_samples_for_the_two_models_are_an_error() -> None:
+    with pytest.raises(EvaluateError, match="3 scores for the original, but 4 scores for the delivered"):
+        measure_metric(lambda model: torch.zeros(model(3)), "m:f", times(1), lambda given: given + 1)
+
+
+def test_networks_are_called_by_tensor_by_place_and_by_name(tmp_path: Path) -> None:
+    module = network("two_inputs")
+    source = exported(module, tmp_path)
+    given = sample(module, 2)
+    with torch.no_grad():
+        expected = module(*given)
+    names = source.network().inputs
+    for model in (callable_model(source), open_model(source.path)):
+        for form in (given, dict(zip(names, given, strict=True))):
+            torch.testing.assert_close(model(form), expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(EvaluateError, match="called with 1 tensors, but it has 2 inputs"):
+            model(given[0])
+    assert isinstance(source, OnnxSource)
