@@ -61,12 +61,14 @@ DOORS = {
     "transformers": ("store", "graph/trace.py", "runtime/load.py"),
     "huggingface_hub": ("store",),  # the errors that transformers raises are its own
     "tokenizers": ("store",),
-    "onnx": ("graph/onnx.py", "export", "store", "execute/onnx_runner.py"),
+    "onnx": ("graph/onnx.py", "export", "store", "execute/onnx_runner.py", "execute/onnx_profile.py"),
     "onnxscript": ("store/torch_module.py",),  # what the exporter of torch is made of
     "onnx_ir": ("store/torch_module.py",),
     "google": ("store/onnx_source.py",),  # protobuf, which ONNX files are written in
-    "onnxruntime": ("graph/onnx.py", "export", "store", "execute/onnx_runner.py"),
+    "onnxruntime": ("graph/onnx.py", "export", "store", "execute/onnx_runner.py", "execute/onnx_profile.py"),
+    "openvino": ("execute/openvino_session.py",),  # optional; verified with where it is installed
     "gguf": ("export",),
+    "PIL": ("store/pictures.py",),
     "typer": ("cli",),
     "rich": ("cli",),
     "ray": ("engine/pool.py",),
