@@ -1,0 +1,164 @@
+"""Holds a quantized ONNX file against what it promises: that it runs, agrees, is in integers, and is faster.
+
+All of it is measured on the file as delivered, in the engine as a user runs it, on this machine: the outputs against
+the simulation and against the float original, the operators from the engine's own optimised graph, the latency in
+turn with the original's. `problems` are reasons not to ship the file; `warnings` say what it falls short of and why.
+Where OpenVINO is installed the same is done there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from bitwright.evaluate.agreement import Agreement
+from bitwright.evaluate.error import EvaluateError
+from bitwright.evaluate.findings import judge, unsound
+from bitwright.evaluate.latency import Latency, Timing
+from bitwright.evaluate.machine import Machine, this_machine
+from bitwright.evaluate.operators import Operator, causes, count, openvino_causes, openvino_operators, operators_of
+from bitwright.evaluate.side_by_side import Job, agreements, latencies
+from bitwright.execute import openvino_session
+from bitwright.execute.onnx_profile import VERSION, OnnxSession, check_file, executed
+from bitwright.execute.onnx_runner import RunError
+from bitwright.execute.openvino_session import OpenVinoSession
+
+ONNX_RUNTIME = "ONNX Runtime"
+OPENVINO = "OpenVINO"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one engine showed. `latencies`: against each precision of the original, and for each size of batch."""
+
+    engine: str
+    version: str
+    outputs: tuple[Agreement, ...]
+    operators: tuple[Operator, ...]
+    latencies: tuple[Latency, ...]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many operators ran in which way: integer, float, quantizer, other or idle -> operator -> number."""
+        return count(self.operators)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """All that was found out about a file. `checker`: what the ONNX checker has against it, "" for nothing.
+
+    `trials`: by engine; one that could not run the file is missing and named in `problems` or `warnings`.
+    """
+
+    machine: Machine
+    threads: int
+    checker: str
+    trials: tuple[Trial, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing speaks against shipping the file."""
+        return not self.problems
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON."""
+        plain = asdict(self)
+        for trial, row in zip(self.trials, plain["trials"], strict=True):
+            row["counts"] = trial.counts()
+            row["operators"] = [asdict(one) | {"kind": one.kind.value} for one in trial.operators]
+        return plain
+
+
+def verify(
+    delivered: Path,
+    original: Path,
+    feeds: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[Mapping[str, Tensor]] | None = None,
+    threads: int = 1,
+    timing: Timing = Timing(),
+) -> Delivery:
+    """What a quantized ONNX file does, beside the float file that it was made from.
+
+    `feeds`: batches of inputs, of which the first is profiled and timed. `expected`: the simulation's outputs of each
+    batch. What is wrong with the quantized file is in the result. Raises EvaluateError for files and batches that do
+    not belong together, and RunError where the original does not run.
+    """
+    _check(delivered, original, feeds, expected)
+    job = Job(delivered, original, tuple(feeds), None if expected is None else tuple(expected), threads, timing)
+    machine = this_machine()
+    checker = check_file(delivered)
+    trials: list[Trial] = []
+    problems = [f"the ONNX checker rejects the file: {checker}"] if checker else []
+    warnings: list[str] = []
+    _in_onnx_runtime(job, machine, (trials, problems, warnings))
+    if openvino_session.is_installed():
+        _in_openvino(job, machine, (trials, problems, warnings))
+    return Delivery(machine, threads, checker, tuple(trials), tuple(problems), tuple(warnings))
+
+
+Found = tuple[list[Trial], list[str], list[str]]  # trials, problems, warnings
+
+
+def _in_onnx_runtime(job: Job, machine: Machine, found: Found) -> None:
+    """Add what ONNX Runtime shows. A file that it cannot run is a problem."""
+    trials, problems, warnings = found
+    floats = OnnxSession(job.original, job.threads)
+    floats.run(job.feeds[0])
+    try:
+        session = OnnxSession(job.delivered, job.threads)
+        outputs = agreements(job, session, floats)
+        operators = operators_of(executed(job.delivered, job.feeds[0], job.threads))
+    except RunError as error:
+        problems.append(f"it does not run in {ONNX_RUNTIME}: {error}")
+        return
+    timed, skipped = latencies(job, session, {"fp32": floats})
+    trial = Trial(ONNX_RUNTIME, VERSION, outputs, operators, timed)
+    trials.append(trial)
+    problems.extend(unsound(ONNX_RUNTIME, outputs))
+    why = causes(operators, operators_of(executed(job.original, job.feeds[0], job.threads)))
+    warnings.extend(judge(ONNX_RUNTIME, outputs, operators, timed, (machine, tuple(why))))
+    warnings.extend(f"{ONNX_RUNTIME}: {text}" for text in skipped)
+
+
+def _in_openvino(job: Job, machine: Machine, found: Found) -> None:
+    """Add what OpenVINO shows, floats in its default precision. A file that it cannot run is a warning."""
+    trials, problems, warnings = found
+    precisions = {"fp32": "f32"} | ({"bf16": "bf16"} if openvino_session.has_bfloat16() else {})
+    try:
+        floats = {name: OpenVinoSession(job.original, job.threads, kind) for name, kind in precisions.items()}
+        session = OpenVinoSession(job.delivered, job.threads)
+        outputs = agreements(job, session, floats["fp32"])
+        operators = openvino_operators(session.executed())
+        timed, skipped = latencies(job, session, floats)
+    except RunError as error:
+        warnings.append(f"it does not run in {OPENVINO}: {error}")
+        return
+    trials.append(Trial(OPENVINO, openvino_session.version(), outputs, operators, timed))
+    problems.extend(unsound(OPENVINO, outputs))
+    why = tuple(openvino_causes(operators))
+    warnings.extend(judge(OPENVINO, outputs, operators, timed, (machine, why)))
+    warnings.extend(f"{OPENVINO}: {text}" for text in skipped)
+
+
+def _check(
+    delivered: Path,
+    original: Path,
+    feeds: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[Mapping[str, Tensor]] | None,
+) -> None:
+    for path in (delivered, original):
+        if not path.is_file():
+            raise EvaluateError(f"{path}: no such file; give the path of an .onnx file")
+    if not feeds:
+        raise EvaluateError("no batch to verify with; give at least one batch of inputs")
+    if expected is not None and len(expected) != len(feeds):
+        raise EvaluateError(
+            f"{len(feeds)} batches of inputs, but {len(expected)} of the simulation's outputs; give one for each"
+        )

@@ -1,0 +1,97 @@
+"""What a verified delivery falls short of, as sentences: what was found, and what to do about it.
+
+No figure here is tuned. A simulation has to foretell the engine twice as well as the original does (6 decibels): else
+its own error is as large as what it is there to show. An output with no more signal than noise (0
+decibels, which is what zeros would reach) is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bitwright.evaluate.agreement import Agreement
+from bitwright.evaluate.latency import Latency
+from bitwright.evaluate.machine import Machine
+from bitwright.evaluate.operators import Kind, Operator
+
+TWICE_DB = 6.0
+Causes = tuple[Machine, tuple[str, ...]]
+
+
+def unsound(engine: str, outputs: Sequence[Agreement]) -> Iterator[str]:
+    """Why the file must not be shipped."""
+    for one in outputs:
+        if not one.is_finite and one.is_original_finite:
+            yield (
+                f"{engine}: output {one.output} is not finite on batch {one.bad_batch}, the float original's is; look "
+                "for a scale of zero or infinity, or for a float operator that a quantized value takes out of range"
+            )
+
+
+def judge(
+    engine: str,
+    outputs: Sequence[Agreement],
+    operators: Sequence[Operator],
+    latencies: Sequence[Latency],
+    causes: Causes,
+) -> Iterator[str]:
+    """Warnings about one engine, of outputs, operators and time."""
+    for output in outputs:
+        yield from (f"{engine}: {text}" for text in _of_output(output))
+    yield from (f"{engine}: {text}" for text in _of_operators(operators))
+    why = "; ".join([*causes[1], *_of_machine(operators, causes[0])])
+    for against in dict.fromkeys(one.against for one in latencies):
+        mine = [one for one in latencies if one.against == against]
+        yield from (f"{engine}: {text}" for text in _of_latency(against, mine, why))
+
+
+def _of_output(one: Agreement) -> Iterator[str]:
+    if not one.is_finite and not one.is_original_finite:
+        yield f"output {one.output} is not finite on batch {one.bad_batch}, nor is the original's; check the input"
+    if one.original_db is None:
+        return
+    if one.simulation_db is not None and one.simulation_db < one.original_db + TWICE_DB:
+        yield (
+            f"output {one.output} is {one.simulation_db:.1f} dB from the simulation and {one.original_db:.1f} dB from "
+            "the float original: the simulation does not foretell this engine; check that its target is this machine"
+        )
+    if one.original_db <= 0:
+        yield (
+            f"output {one.output} has no more signal than noise ({one.original_db:.1f} dB from the float original); "
+            "calibrate on data like those verified with, or keep more operators in float"
+        )
+
+
+def _of_operators(operators: Sequence[Operator]) -> Iterator[str]:
+    unfused = [one for one in operators if one.is_unfused and one.is_linear]
+    reasons = dict.fromkeys(one.reason for one in unfused)
+    for reason in reasons:
+        names = [f"{one.op} {one.name}".strip() for one in unfused if one.reason == reason]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield f"{', '.join(names[:3])}{more} stayed float: {reason}"
+
+
+def _of_machine(operators: Sequence[Operator], machine: Machine) -> Iterator[str]:
+    linear = [one for one in operators if one.is_linear and one.kind is Kind.INTEGER]
+    if not machine.is_x86 or not linear:
+        return
+    if any(one.is_signed for one in linear):
+        yield "signed activations, while x86 multiplies unsigned with signed integers: quantize for an x86 target"
+    if machine.has_vnni is False:
+        yield f"{machine.name} has no VNNI, so that integer products take several steps"
+
+
+def _of_latency(against: str, latencies: Sequence[Latency], why: str) -> Iterator[str]:
+    because = why or "nothing in the profile says why; a run as short as this may be all overhead of the call"
+    slower = [_interval(one) for one in latencies if one.is_slower]
+    if slower:
+        yield f"slower than {against} ({'; '.join(slower)}), because: {because}"
+    unsure = [one for one in latencies if not one.is_slower and not one.is_faster]
+    if unsure:
+        causes = f"; what may slow it: {why}" if why and any(one.speedup < 1 for one in unsure) else ""
+        intervals = "; ".join(_interval(one) for one in unsure)
+        yield f"not known to be faster than {against} ({intervals}); measure on an idle machine, or for longer{causes}"
+
+
+def _interval(one: Latency) -> str:
+    return f"batch {one.batch}: {one.speedup:.2f}x its speed, 95% interval {one.low:.2f} to {one.high:.2f}"

@@ -1,0 +1,88 @@
+"""What is said of a delivery: problems, and warnings with their cause."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitwright.evaluate.agreement import Agreement
+from bitwright.evaluate.findings import judge, unsound
+from bitwright.evaluate.latency import Latency
+from bitwright.evaluate.machine import Machine
+from bitwright.evaluate.operators import Kind, Operator
+
+PLAIN = Machine("a processor", "x86_64", 1, True)
+GOOD = Agreement("y", 60.0, 40.0, None, True)
+
+
+def timed(speedup: float, low: float, high: float, batch: str = "4x3") -> Latency:
+    return Latency("fp32", batch, 1.0, speedup, speedup, low, high, 9)
+
+
+def said(
+    output: Agreement = GOOD,
+    operators: tuple[Operator, ...] = (),
+    latencies: tuple[Latency, ...] = (),
+    machine: Machine = PLAIN,
+    why: tuple[str, ...] = ("the cause",),
+) -> list[str]:
+    return list(judge("Engine", [output], operators, latencies, (machine, why)))
+
+
+def test_a_good_and_fast_file_has_nothing_said_of_it() -> None:
+    assert said(latencies=(timed(2, 1.9, 2.1),)) == [] and list(unsound("Engine", [GOOD])) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        (Agreement("y", 41.0, 40.0, None, True), "does not foretell"),
+        (Agreement("y", None, -0.5, None, True), "no more signal than noise"),
+        (Agreement("y", None, None, 3, False), "not finite on batch 3, nor is the original's"),
+    ],
+)
+def test_what_is_wrong_with_an_output_is_said(output: Agreement, text: str) -> None:
+    (found,) = said(output)
+    assert text in found and found.startswith("Engine: output y")
+    assert list(unsound("Engine", [output])) == []
+
+
+def test_an_output_that_only_the_quantized_file_spoils_is_a_problem() -> None:
+    (found,) = unsound("Engine", [Agreement("y", None, None, 2, True)])
+    assert "y is not finite on batch 2" in found
+    assert said(Agreement("y", None, None, 2, True)) == []
+
+
+def test_slower_is_one_warning_of_all_batches_with_the_cause() -> None:
+    (found,) = said(latencies=(timed(0.5, 0.4, 0.6), timed(0.7, 0.6, 0.8, "1x3")))
+    assert "slower than fp32" in found and found.endswith("because: the cause")
+    assert "batch 4x3: 0.50x its speed, 95% interval 0.40 to 0.60" in found and "batch 1x3: 0.70x" in found
+
+
+def test_what_is_not_known_to_be_faster_is_said_with_what_may_slow_it() -> None:
+    (found,) = said(latencies=(timed(0.9, 0.7, 1.1),))
+    assert "not known to be faster" in found and found.endswith("what may slow it: the cause")
+    (found,) = said(latencies=(timed(1.2, 0.9, 1.5),))
+    assert "not known to be faster" in found and "the cause" not in found
+
+
+@pytest.mark.parametrize(
+    ("machine", "is_signed", "text"),
+    [
+        (PLAIN, True, "signed activations"),
+        (Machine("old", "x86_64", 1, False), False, "old has no VNNI"),
+        (Machine("arm", "aarch64", 1, None), True, "nothing in the profile says why"),
+        (PLAIN, False, "nothing in the profile says why"),
+    ],
+)
+def test_a_cause_may_be_the_machine(machine: Machine, is_signed: bool, text: str) -> None:
+    conv = Operator("conv", "QLinearConv", Kind.INTEGER, "", 1.0, is_linear=True, is_signed=is_signed)
+    (found,) = said(operators=(conv,), latencies=(timed(0.5, 0.4, 0.6),), machine=machine, why=())
+    assert text in found
+
+
+def test_unfused_products_are_a_warning_even_where_the_file_is_fast() -> None:
+    convs = tuple(
+        Operator(f"conv{i}", "Conv", Kind.FLOAT, "not fused", 1.0, is_linear=True, is_unfused=True) for i in range(5)
+    )
+    (found,) = said(operators=convs, latencies=(timed(2, 1.9, 2.1),))
+    assert found == "Engine: Conv conv0, Conv conv1, Conv conv2 and 2 more stayed float: not fused"
