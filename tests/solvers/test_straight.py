@@ -51,6 +51,24 @@ def test_the_gradients_are_those_of_the_definition(form: Format) -> None:
     assert leaves[2].grad is not None and float(leaves[2].grad) == pytest.approx(to_zero, rel=1e-4)
 
 
+def test_what_is_left_out_passes_and_says_nothing_about_scale_and_zero() -> None:
+    values, scale, zero = example(Int(4))
+    assert zero is not None
+    left = torch.rand(len(values)) < 0.5
+    pull = torch.randn(len(values))
+    leaves = [values.clone().requires_grad_(), scale.clone().requires_grad_(), zero.clone().requires_grad_()]
+    found = straight_through(*leaves, Int(4), left)  # type: ignore[arg-type]
+    assert torch.equal(found[left], values[left])
+    assert torch.equal(found[~left], straight_through(values, scale, zero, Int(4))[~left])
+    (found * pull).sum().backward()
+    rest = [values.clone().requires_grad_(), scale.clone().requires_grad_(), zero.clone().requires_grad_()]
+    (straight_through(*rest, Int(4)) * pull * ~left).sum().backward()  # type: ignore[arg-type]
+    grads = [leaf.grad for leaf in (*leaves, *rest)]
+    assert grads[0] is not None and torch.equal(grads[0][left], pull[left])
+    for one, other in ((grads[1], grads[4]), (grads[2], grads[5])):
+        assert one is not None and other is not None and torch.allclose(one, other, rtol=1e-4)
+
+
 def test_a_scale_per_row_gets_its_own_gradient() -> None:
     torch.manual_seed(0)
     values, scale = torch.randn(3, 50), torch.tensor([[0.2], [0.1], [0.05]], requires_grad=True)

@@ -31,20 +31,16 @@ class Points:
         def quantize(name: str, value: Tensor) -> Tensor:
             if name not in self.points:
                 return value
-            found = self._apply(name, value)
-            return found if drop == 0 else torch.where(coins(value.shape, drop, generator), value, found)
+            left = None if drop == 0 else coins(value.shape, drop, generator)
+            zero = self.points[name].params.zero
+            zero = None if zero is None else zero.reshape(())
+            return straight_through(value, self._scale(name).reshape(()), zero, self.points[name].spec.format, left)
 
         return quantize
 
-    def _apply(self, name: str, value: Tensor) -> Tensor:
-        point = self.points[name]
-        if name not in self.moves:
-            return point.apply(value)
-        zero = None if point.params.zero is None else point.params.zero.reshape(())
-        return straight_through(value, self._scale(name).reshape(()), zero, point.spec.format)
-
     def _scale(self, name: str) -> Tensor:
-        return self.points[name].params.scale * self.moves[name].exp()
+        scale = self.points[name].params.scale
+        return scale * self.moves[name].exp() if name in self.moves else scale
 
     def stored(self) -> dict[str, Activation]:
         """The points with their steps as a reader will see them."""
