@@ -65,6 +65,11 @@ def test_lines_of_text_run_as_in_transformers(encoder: Path, source: OnnxSource,
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_nothing_is_written_to_the_terminal(encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    encoder_source(encoder, tmp_path)
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
 def test_the_digest_is_that_of_the_folder(encoder: Path, source: OnnxSource, tmp_path: Path) -> None:
     assert encoder_source(encoder, tmp_path).digest() == source.digest()
 

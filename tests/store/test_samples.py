@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bitwright.graph.network import Value
+from bitwright.store.arrays import example_in
 from bitwright.store.sample_set import Samples, Stacking, cast, stacking_of
 from bitwright.store.samples import SamplesError, read_samples
 
@@ -183,6 +184,26 @@ def test_what_cannot_be_told_apart_is_an_error(tmp_path: Path) -> None:
         read_samples(tmp_path, [X])
     with pytest.raises(SamplesError, match="at least 1"):
         read_samples(tmp_path / "b.npy", [X], count=0)
+
+
+def test_a_sample_is_named_after_its_file_and_place(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbers(4))
+    np.save(tmp_path / "b.npy", numbers(3, 4))
+    samples = read_samples(tmp_path, [X], count=2)  # the first and the third of four
+    assert [samples.name(index) for index in range(2)] == [str(tmp_path / "a.npy"), f"{tmp_path / 'b.npy'}, sample 1"]
+
+
+def test_the_first_samples_of_a_file_are_an_example(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=numbers(5, 4), rate=np.int64(8))
+    np.save(tmp_path / "b.npy", numbers(5, 4).astype(">f4"))
+    by_name, by_place = example_in(tmp_path / "a.npz"), example_in(tmp_path / "b.npy")
+    assert {name: tuple(tensor.shape) for name, tensor in by_name.items()} == {"x": (2, 4), "rate": ()}
+    assert torch.equal(by_place[0], torch.from_numpy(numbers(2, 4)))
+    np.savez(tmp_path / "c.npz", x=numbers(0, 4))
+    np.savez(tmp_path / "d.npz")
+    for name, message in (("c.npz", "the array x is empty"), ("d.npz", "holds no arrays")):
+        with pytest.raises(SamplesError, match=message):
+            example_in(tmp_path / name)
 
 
 def test_text_needs_a_tokenizer(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bitwright.graph.network import Value
 from bitwright.store.sample_set import (
@@ -33,6 +34,7 @@ from bitwright.store.sample_set import (
 
 Array = NDArray[Any]
 Pick = Callable[[int], Array]
+NAMELESS = ""
 DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
@@ -77,7 +79,9 @@ class _Table:
     """The arrays of one file, checked, and how a sample is picked from each."""
 
     def __init__(self, path: Path, inputs: Sequence[Value], is_part: bool) -> None:
-        arrays = _load(path, inputs)
+        arrays = _load(path)
+        if list(arrays) == [NAMELESS]:
+            arrays = {only_input(inputs, "a .npy file").name: arrays[NAMELESS]}
         self._unused = sorted(arrays.keys() - {value.name for value in inputs})
         shares = stacking_of(inputs).shares
         self._picks: dict[str, Pick] = {}
@@ -96,25 +100,38 @@ class _Table:
         self.count = _agreed(path, counts)
 
     def read(self, index: int) -> Feed:
-        return {
-            name: torch.from_numpy(np.array(picked, dtype=picked.dtype.newbyteorder("="), order="C"))
-            for name, picked in ((name, pick(index)) for name, pick in self._picks.items())
-        }
+        return {name: _tensor(pick(index)) for name, pick in self._picks.items()}
 
     def left_out(self) -> str:
         """In words, what the file holds that is no input."""
         return f"; not used: {', '.join(self._unused)}" if self._unused else ""
 
 
-def _load(path: Path, inputs: Sequence[Value]) -> Mapping[str, Array]:
+def example_in(path: Path, size: int = 2) -> tuple[Tensor] | dict[str, Tensor]:
+    """The first samples of one .npz (by name) or .npy file (by place), to trace a module with. Raises SamplesError."""
+    arrays = _load(path)
+    if not arrays:
+        raise SamplesError(f"{path}: holds no arrays; save one for each input of the module, under its name")
+    first = {name: _tensor(array[:size] if array.ndim else array) for name, array in arrays.items()}
+    for name, tensor in first.items():
+        if not tensor.numel():
+            raise SamplesError(f"{path}: the array {name} is empty; save at least one sample")
+    return (first[NAMELESS],) if list(first) == [NAMELESS] else first
+
+
+def _tensor(array: Array) -> Tensor:
+    """A copy, in the byte order of this machine."""
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def _load(path: Path) -> Mapping[str, Array]:
+    """The arrays of a file by name; that of a .npy file has the empty name."""
     try:
         if path.suffix.lower() == ".npy":
-            arrays = {only_input(inputs, "a .npy file").name: np.load(path, mmap_mode="r", allow_pickle=False)}
+            arrays = {NAMELESS: np.load(path, mmap_mode="r", allow_pickle=False)}
         else:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-    except SamplesError:
-        raise
     except DAMAGED as error:
         raise SamplesError(f"{path}: cannot be read as numpy arrays ({error}); save it again with numpy") from error
     for name, array in arrays.items():
@@ -141,7 +158,7 @@ def _pick(path: Path, value: Value, array: Array, shares: bool) -> tuple[Pick, i
     if array.ndim == rank + 1 and (not shares or rank == 0):
         if len(array):
             check_shape(str(path), value, array.shape[1:], shares=False)
-        return (lambda index: array[index]), len(array)
+        return (lambda index: array[index, ...]), len(array)
     allowed = value.shape or ()
     wanted = ("samples", *allowed[1:]) if takes_rows else ("samples", *allowed)
     sizes = ", ".join("any" if size is None else str(size) for size in wanted)

@@ -7,7 +7,8 @@ configuration and its weight files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,14 +66,15 @@ def _load(model_folder: Path) -> nn.Module:
     """The model without a head, in eval mode, all its weights from the folder."""
     auto = transformers_library().AutoModel
     try:
-        loaded: tuple[nn.Module, dict[str, Any]] = auto.from_pretrained(
-            str(model_folder),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with _no_progress_bar():
+            loaded: tuple[nn.Module, dict[str, Any]] = auto.from_pretrained(
+                str(model_folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except LOADING_ERRORS as error:
         raise SourceError(f"{model_folder}: transformers cannot load the model ({error}); check the folder") from error
     model, told = loaded
@@ -83,6 +85,21 @@ def _load(model_folder: Path) -> nn.Module:
             f"fetch the folder again, or export the part that you use with module:factory"
         )
     return model.eval()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keeps transformers from writing to the terminal while it loads."""
+    logs = transformers_library().utils.logging
+    was_on, level = logs.is_progress_bar_enabled(), logs.get_verbosity()
+    logs.disable_progress_bar()
+    logs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if was_on:
+            logs.enable_progress_bar()
 
 
 def _example(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Tensor]:

@@ -47,7 +47,7 @@ class Samples:
     count: int
     preprocessing: str
     stacking: Stacking
-    _read: Callable[[int], Feed]
+    _read: Callable[[int], tuple[str, Feed]]
 
     def batches(self, size: int) -> Iterator[Feed]:
         """All samples in order, at most `size` in a batch, by the names of the network's inputs.
@@ -58,12 +58,12 @@ class Samples:
         if size < 1:
             raise SamplesError(f"batches of {size} samples; at least 1 is needed")
         if not self.stacking.shares:
-            yield from (self._read(index) for index in range(self.count))
+            yield from (self._read(index)[1] for index in range(self.count))
             return
         size = self.stacking.fixed or size
         held: list[Feed] = []
         for index in range(self.count):
-            feed = self._read(index)
+            _, feed = self._read(index)
             if held and (len(held) == size or not _are_alike(held[0], feed)):
                 yield self._stack(held)
                 held = []
@@ -75,11 +75,15 @@ class Samples:
         """The first batch."""
         return next(self.batches(size))
 
+    def name(self, index: int) -> str:
+        """What the sample is called in errors: its file, and its place there. Reads it."""
+        return self._read(index)[0]
+
     def digest(self) -> str:
         """sha256 over the contents of all samples in order, however they are batched. Reads every one."""
         total = hashlib.sha256()
         for index in range(self.count):
-            total.update(tensors_digest(self._read(index)).encode())
+            total.update(tensors_digest(self._read(index)[1]).encode())
         return total.hexdigest()
 
     def _stack(self, feeds: Sequence[Feed]) -> Feed:
@@ -119,9 +123,9 @@ def gather(
         preprocessing += f"; {count % fixed} left over, because the network takes batches of {fixed}"
         count -= count % fixed
 
-    def checked(index: int) -> Feed:
+    def checked(index: int) -> tuple[str, Feed]:
         label, feed = read(index * total // count)
-        return check_feed(label, feed, inputs, stacking.shares)
+        return label, check_feed(label, feed, inputs, stacking.shares)
 
     return Samples(count, preprocessing, stacking, checked)
 

@@ -1,0 +1,66 @@
+"""What kind of model the user names, and whole networks of every kind as one sort of source.
+
+`model.onnx` is a network as it is. `package.module:factory` is a PyTorch module, which needs an example of its inputs
+to be exported. A Hugging Face folder is an encoder, or a causal language model, which is not opened here: those are
+quantized block by block from the folder itself.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import assert_never
+
+from bitwright.store.encoder_source import encoder_source, is_causal
+from bitwright.store.module_source import Example, module_source
+from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.source_error import SourceError
+
+ALLOWED = "give an .onnx file, a Hugging Face folder, or package.module:factory for a PyTorch module"
+
+
+class ModelKind(Enum):
+    """What a model's name stands for."""
+
+    ONNX = "an ONNX file"
+    MODULE = "a PyTorch module"
+    ENCODER = "an encoder in a Hugging Face folder"
+    CAUSAL = "a causal language model in a Hugging Face folder"
+
+
+def kind_of(name: str) -> ModelKind:
+    """What `name` stands for: what lies there if something does, else what it looks like. Raises SourceError."""
+    path = Path(name)
+    if path.is_dir():
+        return ModelKind.CAUSAL if is_causal(path) else ModelKind.ENCODER
+    if path.suffix.lower() == ".onnx":
+        return ModelKind.ONNX
+    if path.exists():
+        raise SourceError(f"{name}: a file that does not end in .onnx; {ALLOWED}")
+    module, colon, factory = name.partition(":")
+    if colon and all(part.isidentifier() for part in (*module.split("."), *factory.split("."))):
+        return ModelKind.MODULE
+    raise SourceError(f"{name}: no such file or folder; {ALLOWED}")
+
+
+def open_network(name: str, folder: Path, example: Example | None = None) -> OnnxSource:
+    """The network that `name` stands for; a module or an encoder is exported to `folder`/model.onnx.
+
+    `example`: inputs to trace a module with. Raises SourceError, and HookError for a factory that cannot be used.
+    """
+    kind = kind_of(name)
+    match kind:
+        case ModelKind.ONNX:
+            return OnnxSource.open(Path(name))
+        case ModelKind.ENCODER:
+            return encoder_source(Path(name), folder)
+        case ModelKind.MODULE:
+            if example is None:
+                raise SourceError(
+                    f"{name}: a module is exported with an example of its inputs; give a --loader, whose first batch "
+                    f"is taken, or calibration samples in an .npz or .npy file"
+                )
+            return module_source(name, example, folder)
+        case ModelKind.CAUSAL:
+            raise SourceError(f"{name}: {kind.value}; it is quantized block by block, not as a whole network")
+    assert_never(kind)
