@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitwright.evaluate.agreement import Agreement
 from bitwright.evaluate.error import EvaluateError
-from bitwright.evaluate.findings import judge, unsound
+from bitwright.evaluate.findings import Causes, judge, unsound
 from bitwright.evaluate.latency import Latency, Timing
 from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.evaluate.operators import Operator, causes, count, openvino_causes, openvino_operators, operators_of
@@ -94,42 +94,48 @@ def verify(
     job = Job(delivered, original, tuple(feeds), None if expected is None else tuple(expected), threads, timing)
     machine = this_machine()
     checker = check_file(delivered)
-    trials: list[Trial] = []
-    problems = [f"the ONNX checker rejects the file: {checker}"] if checker else []
-    warnings: list[str] = []
-    _in_onnx_runtime(job, machine, (trials, problems, warnings))
+    problems = (f"the ONNX checker rejects the file: {checker}",) if checker else ()
+    outcomes = [_in_onnx_runtime(job, machine)]
     if openvino_session.is_installed():
-        _in_openvino(job, machine, (trials, problems, warnings))
-    return Delivery(machine, threads, checker, tuple(trials), tuple(problems), tuple(warnings))
+        outcomes.append(_in_openvino(job, machine))
+    return Delivery(
+        machine=machine,
+        threads=threads,
+        checker=checker,
+        trials=tuple(one.trial for one in outcomes if one.trial is not None),
+        problems=(*problems, *(text for one in outcomes for text in one.problems)),
+        warnings=tuple(text for one in outcomes for text in one.warnings),
+    )
 
 
-Found = tuple[list[Trial], list[str], list[str]]  # trials, problems, warnings
+@final
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What comes of one engine; `trial` is None where it could not run the file."""
+
+    trial: Trial | None
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def _in_onnx_runtime(job: Job, machine: Machine, found: Found) -> None:
-    """Add what ONNX Runtime shows. A file that it cannot run is a problem."""
-    trials, problems, warnings = found
+def _in_onnx_runtime(job: Job, machine: Machine) -> _Outcome:
+    """What ONNX Runtime shows. A file that it cannot run is a problem."""
     floats = OnnxSession(job.original, job.threads)
     floats.run(job.feeds[0])
+    original = operators_of(executed(job.original, job.feeds[0], job.threads))
     try:
         session = OnnxSession(job.delivered, job.threads)
         outputs = agreements(job, session, floats)
         operators = operators_of(executed(job.delivered, job.feeds[0], job.threads))
     except RunError as error:
-        problems.append(f"it does not run in {ONNX_RUNTIME}: {error}")
-        return
+        return _Outcome(None, problems=(f"it does not run in {ONNX_RUNTIME}: {error}",))
     timed, skipped = latencies(job, session, {"fp32": floats})
     trial = Trial(ONNX_RUNTIME, VERSION, outputs, operators, timed)
-    trials.append(trial)
-    problems.extend(unsound(ONNX_RUNTIME, outputs))
-    why = causes(operators, operators_of(executed(job.original, job.feeds[0], job.threads)))
-    warnings.extend(judge(ONNX_RUNTIME, outputs, operators, timed, (machine, tuple(why))))
-    warnings.extend(f"{ONNX_RUNTIME}: {text}" for text in skipped)
+    return _judged(trial, skipped, (machine, tuple(causes(operators, original))))
 
 
-def _in_openvino(job: Job, machine: Machine, found: Found) -> None:
-    """Add what OpenVINO shows, floats in its default precision. A file that it cannot run is a warning."""
-    trials, problems, warnings = found
+def _in_openvino(job: Job, machine: Machine) -> _Outcome:
+    """What OpenVINO shows, floats in its default precision. Where it cannot run one of the files is a warning."""
     precisions = {"fp32": "f32"} | ({"bf16": "bf16"} if openvino_session.has_bfloat16() else {})
     try:
         floats = {name: OpenVinoSession(job.original, job.threads, kind) for name, kind in precisions.items()}
@@ -138,13 +144,19 @@ def _in_openvino(job: Job, machine: Machine, found: Found) -> None:
         operators = openvino_operators(session.executed())
         timed, skipped = latencies(job, session, floats)
     except RunError as error:
-        warnings.append(f"it does not run in {OPENVINO}: {error}")
-        return
-    trials.append(Trial(OPENVINO, openvino_session.version(), outputs, operators, timed))
-    problems.extend(unsound(OPENVINO, outputs))
-    why = tuple(openvino_causes(operators))
-    warnings.extend(judge(OPENVINO, outputs, operators, timed, (machine, why)))
-    warnings.extend(f"{OPENVINO}: {text}" for text in skipped)
+        return _Outcome(None, warnings=(f"not verified in {OPENVINO}: {error}",))
+    trial = Trial(OPENVINO, openvino_session.version(), outputs, operators, timed)
+    return _judged(trial, skipped, (machine, tuple(openvino_causes(operators))))
+
+
+def _judged(trial: Trial, skipped: Sequence[str], causes: Causes) -> _Outcome:
+    """A trial with what is to be said of it."""
+    warnings = judge(trial.engine, trial.outputs, trial.operators, trial.latencies, causes)
+    return _Outcome(
+        trial,
+        problems=tuple(unsound(trial.engine, trial.outputs)),
+        warnings=(*warnings, *(f"{trial.engine}: {text}" for text in skipped)),
+    )
 
 
 def _check(
