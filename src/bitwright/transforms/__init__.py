@@ -17,6 +17,7 @@ from bitwright.transforms.equalize import Equalize, Equalized, channel_ranges, r
 from bitwright.transforms.fold_norm import Folded, fold_norms
 from bitwright.transforms.means import expected_means
 from bitwright.transforms.moments import Moments, scaled_by_site
+from bitwright.transforms.pools import means_as_pools
 from bitwright.transforms.smooth import Smooth, activation_ranges, search_alpha
 from bitwright.transforms.transform import Affine, Edit, Rewrite, plus, times
 
@@ -45,6 +46,7 @@ __all__ = [
     "expected_shift",
     "fold_norms",
     "linear_nodes",
+    "means_as_pools",
     "open_clips",
     "own_bias",
     "plus",

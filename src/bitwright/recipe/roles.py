@@ -1,0 +1,62 @@
+"""Which operators of a network can run in integers on a target, and why the others cannot.
+
+A role says what an operator does to the scale of its numbers; it follows from the operator's name, what it reads, and
+the target's table. Whether an operator that could run in integers really does is decided later, by what surrounds it.
+"""
+
+from __future__ import annotations
+
+from bitwright.graph.linear_node import linear_of
+from bitwright.graph.network import Network, Node
+from bitwright.recipe.targets import CLAMPS, LINEAR, MOVES, Role, Target
+
+ONLY_FIRST = MOVES | {"Clip"}  # their other inputs say where, how far, between what
+
+
+def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
+    """What a node is on this target; for FLOAT also why."""
+    if node.domain:
+        return Role.FLOAT, f"an operator of {node.domain}, which is not known"
+    if node.captures or any(name and network.values[name].dtype == "unknown" for name in node.outputs):
+        return Role.FLOAT, "it has a subgraph, or its types are not known"
+    if network.values[node.outputs[0]].dtype != "float32":
+        return Role.FLOAT, f"it makes {network.values[node.outputs[0]].dtype}, not float32"
+    if node.op in LINEAR or node.op in target.linear or node.op == "ConvTranspose":
+        return _linear(network, node, target)
+    role = _named(node, target)
+    if role is None:
+        return Role.FLOAT, f"{target.engine} has no integer {node.op}"
+    reads = [name for name in node.inputs if name]
+    if any(name in network.constants for name in (reads[:1] if node.op in ONLY_FIRST else reads)):
+        return Role.FLOAT, "one of its operands is a constant"
+    return role, ""
+
+
+def _named(node: Node, target: Target) -> Role | None:
+    """What an operator is by its name."""
+    if node.op in MOVES:
+        return Role.MOVE
+    if node.op in CLAMPS:
+        return Role.CLAMP
+    if node.op in target.averages:
+        return Role.AVERAGE
+    if node.op in target.curves:
+        return Role.CURVE
+    return {"Add": Role.BLEND, "Mul": Role.BLEND, "Concat": Role.JOIN}.get(node.op)
+
+
+def _linear(network: Network, node: Node, target: Target) -> tuple[Role, str]:
+    if node.op not in target.linear:
+        return Role.FLOAT, f"{target.engine} has no integer {node.op}"
+    if node.inputs[0] in network.constants:
+        return Role.FLOAT, "what it reads is a constant"
+    if node.op == "MatMul" and node.inputs[1] not in network.constants:
+        return Role.PRODUCT, ""
+    if linear_of(network, node) is None:
+        return Role.FLOAT, "its weight is not a constant matrix or kernel"
+    bias = node.inputs[2] if len(node.inputs) > 2 else ""
+    if bias and bias not in network.constants:
+        return Role.FLOAT, "its bias is computed by the network"
+    if node.op == "Gemm" and (node.attributes.get("alpha", 1.0) != 1.0 or node.attributes.get("beta", 1.0) != 1.0):
+        return Role.FLOAT, "its alpha or beta is not 1"
+    return Role.LINEAR, ""

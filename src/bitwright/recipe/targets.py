@@ -1,0 +1,117 @@
+"""What the engines that run quantized networks want: types of weights and activations, and which operators they have.
+
+A target is a table, not code. It follows what the engine's kernels take: ONNX Runtime (`x86-vnni`, `x86-avx2`, `arm`)
+multiplies unsigned activations with signed weights on x86, needs every integer operator's output quantized too, except
+that of a matrix product, and has lookup tables for a few curves. Without VNNI two products are added in 16 bits, which
+overflow unless weights use 7 bits. TensorRT wants symmetric signed activations; it and OpenVINO fuse more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import final
+
+from bitwright.numerics import PER_TENSOR, Int, Spec
+
+
+class Role(Enum):
+    """What an operator is to quantization; the value is how reports spell it."""
+
+    LINEAR = "linear"  # a constant weight times an activation
+    PRODUCT = "product"  # one activation times another
+    BLEND = "blend"  # a sum or product element by element, on a scale of its own
+    AVERAGE = "average"  # a mean over positions, on a scale of its own
+    JOIN = "join"  # parts put side by side
+    MOVE = "move"  # the same numbers elsewhere, so the same scale
+    CLAMP = "clamp"  # part of the range of what it reads
+    CURVE = "curve"  # a function of one number, by table
+    FLOAT = "float"  # no integer form
+
+
+LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
+MOVES = frozenset(
+    {
+        "MaxPool",
+        "ReduceMax",
+        "ReduceMin",
+        "Resize",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Gather",
+        "GatherElements",
+        "Expand",
+        "Tile",
+    }
+)
+CLAMPS = frozenset({"Relu", "Clip"})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An engine on a kind of machine. `needs_output`: operators that stay float unless their output is quantized.
+
+    `weight_bits`: what the integer units take without overflow. `joins_share`: parts of a Concat must have one scale.
+    """
+
+    name: str
+    engine: str
+    is_signed: bool = False
+    has_zero: bool = True
+    weight_bits: int = 8
+    joins_share: bool = False
+    linear: frozenset[str] = LINEAR
+    curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
+    averages: frozenset[str] = frozenset({"AveragePool", "GlobalAveragePool"})
+    needs_output: frozenset[Role] = frozenset({Role.BLEND, Role.AVERAGE, Role.JOIN, Role.CURVE})
+    needs_output_ops: frozenset[str] = frozenset({"Conv"})
+
+    def activation(self, bits: int = 8) -> Spec:
+        """How activations are stored: one scale per tensor, and a zero where the engine takes one."""
+        form = Int(bits, signed=self.is_signed)
+        return Spec(form, PER_TENSOR, zero=Spec(form) if self.has_zero else None)
+
+
+_FUSED = frozenset({Role.BLEND, Role.JOIN})
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("x86-vnni", "ONNX Runtime"),
+        Target("x86-avx2", "ONNX Runtime", weight_bits=7),
+        Target("arm", "ONNX Runtime", is_signed=True),
+        Target(
+            "tensorrt",
+            "TensorRT",
+            is_signed=True,
+            has_zero=False,
+            joins_share=True,
+            linear=LINEAR | {"ConvTranspose"},
+            curves=frozenset(),
+            needs_output=_FUSED,
+            needs_output_ops=frozenset(),
+        ),
+        Target(
+            "openvino",
+            "OpenVINO",
+            joins_share=True,
+            linear=LINEAR | {"ConvTranspose"},
+            curves=frozenset(),
+            needs_output=_FUSED,
+            needs_output_ops=frozenset(),
+        ),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    """The target of this name; ValueError lists those there are."""
+    if name not in TARGETS:
+        raise ValueError(f"{name!r} is no target; choose one of {', '.join(TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,106 @@
+"""The graph with quantizers is valid, keeps the user's names, and runs in ONNX Runtime as integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from bitwright.calib import activation_params
+from bitwright.engine.patches import output_axis
+from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.export.qdq_graph import QdqGraph
+from bitwright.numerics import PER_ROW, AbsMax, Int, Spec, quantize
+from bitwright.recipe.points import place
+from bitwright.recipe.targets import Role, find_target
+from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight, bias_codes, bias_steps
+from networks import exported, network, sample
+
+
+def quantized(source: OnnxSource, target: str = "x86-vnni") -> QuantizedNetwork:
+    """Everything to 8 bits by the extremes of one batch of random inputs."""
+    net, engine = source.network(), find_target(target)
+    placement = place(net, engine, engine.activation())
+    draws = torch.Generator().manual_seed(1)
+    shapes = {name: net.values[name].shape or () for name in net.inputs}
+    feeds = {name: torch.randn([n or 4 for n in shape], generator=draws) for name, shape in shapes.items()}
+    seen = OnnxRunner(source).run(feeds, tuple(point.value for point in placement.points))
+    points = {}
+    for point in placement.points:
+        held = torch.cat([seen[p.value].reshape(-1) for p in placement.points if p.group == point.group])
+        low, high = min(0.0, float(held.min())), max(0.0, float(held.max()))
+        params = activation_params(low, high, point.spec)
+        points[point.value] = StoredPoint(point.value, point.spec, point.group, point.readers, low, high, params)
+    spec, weights = Spec(Int(8), PER_ROW), {}
+    for node in net.nodes:
+        if placement.integer.get(node.name) is Role.LINEAR:
+            tensor, axis = source.read([node.inputs[1]])[node.inputs[1]], output_axis(node)
+            matrix = tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
+            codes = quantize(matrix, spec, AbsMax().fit(spec, matrix))
+            weights[node.inputs[1]] = StoredWeight(node.inputs[1], axis, tuple(tensor.shape), codes, (node.name,))
+    return QuantizedNetwork(source, weights, points, frozenset(placement.integer))
+
+
+def written(held: QuantizedNetwork, path: Path) -> onnx.ModelProto:
+    graph = QdqGraph(held)
+    held.source.write(path, graph.build(), graph.stored)
+    return onnx.load(path)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "squeeze", "attention", "two_inputs"])
+def test_it_is_valid_and_close_to_the_float_network(tmp_path: Path, name: str) -> None:
+    module = network(name)
+    source = exported(module, tmp_path)
+    model = written(quantized(source), tmp_path / "q.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    feeds = dict(zip(source.network().inputs, sample(module, 4), strict=True))
+    wanted = OnnxRunner(source).run(feeds)
+    found = OnnxRunner(model, tmp_path).run(feeds)
+    assert wanted.keys() == found.keys()
+    for key, value in wanted.items():
+        assert float((found[key] - value).norm() / value.norm()) < 0.2
+
+
+def test_names_of_inputs_outputs_and_nodes_are_kept(tmp_path: Path) -> None:
+    source = exported(network("residual"), tmp_path)
+    model = written(quantized(source), tmp_path / "q.onnx")
+    before = source.model()
+    assert [value.name for value in model.graph.output] == [value.name for value in before.graph.output]
+    assert [value.name for value in model.graph.input] == [value.name for value in before.graph.input]
+    assert {node.name for node in before.graph.node} <= {node.name for node in model.graph.node}
+
+
+def test_weights_and_biases_are_stored_as_integers_and_the_floats_are_gone(tmp_path: Path) -> None:
+    source = exported(network("depthwise"), tmp_path)
+    held = quantized(source)
+    model = written(held, tmp_path / "q.onnx")
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, weight in held.weights.items():
+        assert name not in stored
+        assert stored[f"{name}.codes"].data_type == onnx.TensorProto.INT8
+        assert tuple(stored[f"{name}.codes"].dims) == weight.shape
+    assert sum(tensor.data_type == onnx.TensorProto.INT32 for tensor in stored.values()) == len(held.biased())
+
+
+def test_a_weight_with_a_reader_in_floats_keeps_the_float_for_it(tmp_path: Path) -> None:
+    source = exported(network("residual"), tmp_path)
+    held = quantized(source)
+    name, weight = next(iter(held.weights.items()))
+    model = source.model()
+    model.graph.node.append(onnx.helper.make_node("Identity", [name], ["seen"], "look"))
+    model.graph.output.append(onnx.ValueInfoProto(name="seen"))
+    model.graph.output[-1].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, list(weight.shape)))
+    source.write(tmp_path / "two.onnx", model)
+    other = OnnxSource.open(tmp_path / "two.onnx")
+    changed = written(QuantizedNetwork(other, held.weights, held.points, held.integer), tmp_path / "q.onnx")
+    feeds = {source.network().inputs[0]: sample(network("residual"), 2)[0]}
+    seen = OnnxRunner(changed, tmp_path).run(feeds, ("seen",))["seen"]
+    assert torch.equal(seen, source.read([name])[name])
+
+
+def test_bias_codes_are_the_nearest_whole_steps() -> None:
+    bias, steps = torch.tensor([0.5, -1.26, 3e9]), bias_steps(torch.tensor([[0.5]]), torch.tensor([0.5, 1.0, 1.0]))
+    assert bias_codes(bias, steps).tolist() == [2, -3, 2**31 - 1]

@@ -1,0 +1,123 @@
+"""Where quantizers go, on small networks whose right answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitwright.graph.network import Network
+from bitwright.recipe.points import Placement, place
+from bitwright.recipe.targets import TARGETS, Role, find_target
+from bitwright.transforms import fold_norms, means_as_pools
+from networks import exported, network
+
+
+def placed(name: str, folder: Path, target: str = "x86-vnni") -> tuple[Network, Placement]:
+    source = exported(network(name), folder)
+    constants = source.read(sorted(source.network().constants))
+    net, constants = fold_norms(source.network(), constants).edit.apply(source.network(), constants)
+    net = means_as_pools(net, constants).network(net)
+    chosen = find_target(target)
+    return net, place(net, chosen, chosen.activation())
+
+
+def roles(net: Network, placement: Placement, op: str) -> set[Role | None]:
+    return {placement.integer.get(node.name) for node in net.nodes if node.op == op}
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_a_residual_sum_runs_in_integers(tmp_path: Path, target: str) -> None:
+    net, placement = placed("residual", tmp_path, target)
+    assert roles(net, placement, "Add") == {Role.BLEND}
+    assert roles(net, placement, "Conv") == {Role.LINEAR}
+
+
+def test_a_relu_is_part_of_the_range_of_what_it_reads(tmp_path: Path) -> None:
+    net, placement = placed("residual", tmp_path)
+    points = {point.value for point in placement.points}
+    relus = [node for node in net.nodes if node.op == "Relu"]
+    assert relus
+    assert {node.outputs[0] for node in relus} <= points
+    assert not {node.inputs[0] for node in relus} & points
+
+
+def test_a_pool_of_largest_values_shares_the_scale_of_what_it_reads(tmp_path: Path) -> None:
+    net, placement = placed("residual", tmp_path)
+    pool = next(node for node in net.nodes if node.op == "MaxPool")
+    groups = {point.value: point.group for point in placement.points}
+    assert groups[pool.outputs[0]] == groups[pool.inputs[0]]
+    assert placement.sources(net)[groups[pool.outputs[0]]] == (pool.inputs[0],)
+
+
+def test_softmax_and_normalization_stay_float_with_a_reason(tmp_path: Path) -> None:
+    net, placement = placed("attention", tmp_path)
+    for op in ("Softmax", "LayerNormalization"):
+        names = [node.name for node in net.nodes if node.op == op]
+        assert names
+        assert all(f"no integer {op}" in placement.floats[name] for name in names)
+
+
+def test_every_node_is_in_integers_or_has_a_reason(tmp_path: Path) -> None:
+    for name in ("residual", "depthwise", "squeeze", "attention", "two_inputs"):
+        net, placement = placed(name, tmp_path)
+        assert {node.name for node in net.nodes} == placement.integer.keys() | placement.floats.keys()
+        assert not placement.integer.keys() & placement.floats.keys()
+
+
+def test_both_sides_of_a_product_of_activations_are_points(tmp_path: Path) -> None:
+    net, placement = placed("attention", tmp_path)
+    points = {point.value for point in placement.points}
+    products = [node for node in net.nodes if placement.integer.get(node.name) is Role.PRODUCT]
+    assert len(products) == 2
+    assert all(set(node.inputs) <= points for node in products)
+
+
+def test_a_float_value_that_float_operators_read_too_stays_float_for_them(tmp_path: Path) -> None:
+    net, placement = placed("attention", tmp_path)
+    norm = next(node for node in net.nodes if node.op == "LayerNormalization")
+    point = next(point for point in placement.points if point.value == norm.outputs[0])
+    assert point.readers is not None
+    assert all(placement.integer[name] is Role.LINEAR for name in point.readers)
+
+
+def test_a_node_that_is_kept_stays_float_for_the_given_reason(tmp_path: Path) -> None:
+    source = exported(network("depthwise"), tmp_path)
+    net, target = source.network(), find_target("x86-vnni")
+    first = next(node.name for node in net.nodes if node.op == "Conv")
+    placement = place(net, target, target.activation(), {first: "asked for"})
+    assert placement.floats[first] == "asked for"
+    assert first not in placement.integer
+
+
+class Joined(nn.Module):
+    """Two convolutions of one input, side by side, read by a third."""
+
+    inputs = ((3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([self.one(x), self.two(x)], 1))
+
+
+@pytest.mark.parametrize(("target", "scales"), [("x86-vnni", 3), ("openvino", 1)])
+def test_parts_that_are_joined_share_a_scale_only_where_the_engine_wants_it(
+    tmp_path: Path, target: str, scales: int
+) -> None:
+    net, engine = exported(Joined().eval(), tmp_path).network(), find_target(target)
+    placement = place(net, engine, engine.activation())
+    join = next(node for node in net.nodes if node.op == "Concat")
+    groups = {point.value: point.group for point in placement.points}
+    assert len({groups[name] for name in (*join.inputs, *join.outputs)}) == scales
+    sources = placement.sources(net)[groups[join.outputs[0]]]
+    assert sources == (join.inputs if scales == 1 else join.outputs)
+
+
+def test_an_unknown_target_is_an_error_that_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match="x86-vnni"):
+        find_target("abacus")
