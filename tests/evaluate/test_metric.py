@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from bitwright.evaluate.error import EvaluateError
 from bitwright.evaluate.metric import callable_model, measure_metric, open_model
+from bitwright.store.hooks import load_hook
+from bitwright.store.loader import run_loader
+from bitwright.store.network_source import open_network
 from bitwright.store.onnx_source import OnnxSource
 from networks import exported, network, sample
 
@@ -90,3 +94,46 @@ def test_networks_are_called_by_tensor_by_place_and_by_name(tmp_path: Path) -> N
         with pytest.raises(EvaluateError, match="called with 1 tensors, but it has 2 inputs"):
             model(given[0])
     assert isinstance(source, OnnxSource)
+
+
+USER_CODE = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+def load():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        yield torch.randn(5, 4, generator=generator)
+
+def distance(model):
+    import user_code_of_a_metric as again  # found while the function runs, too
+    return torch.cat([(model(batch) - again.make()(batch)).square().mean(1) for batch in load()])
+
+distance.higher_is_better = False
+"""
+
+
+def test_from_the_names_that_a_user_types_to_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("user_code_of_a_metric.py").write_text(USER_CODE)
+    try:
+        loaded = run_loader(load_hook("user_code_of_a_metric:load"), "user_code_of_a_metric:load")
+        source = open_network("user_code_of_a_metric:make", tmp_path / "made", loaded.example)
+        network = source.network()
+        samples = loaded.samples([network.values[name] for name in network.inputs], 12)
+        assert [len(next(iter(batch.values()))) for batch in samples.batches(8)] == [8, 4]
+        rounded = source.read(["0.weight"])["0.weight"].mul(16).round() / 16
+        source.write(tmp_path / "rounded.onnx", source.model(), {"0.weight": rounded})
+        metric = load_hook("user_code_of_a_metric:distance")
+        found = measure_metric(metric, "distance", callable_model(source), open_model(tmp_path / "rounded.onnx"))
+    finally:
+        sys.modules.pop("user_code_of_a_metric", None)
+    assert found.original < 1e-10
+    assert (found.samples, found.higher_is_better) == (15, False)
+    assert found.loss > 1e-6
+    assert found.interval is not None
+    assert 0 < found.interval[0] < found.loss < found.interval[1]

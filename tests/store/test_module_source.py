@@ -51,6 +51,20 @@ def test_a_factory_that_gives_no_module_is_named() -> None:
     assert not build_module(lambda: nn.Dropout(), "m:f").training
 
 
+def test_an_example_that_the_module_does_not_take_is_named(tmp_path: Path) -> None:
+    module = nn.Linear(4, 4).eval()
+    for example, message in (
+        (
+            (torch.ones(2, 4), torch.ones(2)),
+            r"cannot be called with the example \(0: float32 \[2, 4\], 1: float32 \[2\]\)",
+        ),
+        ({"label": torch.ones(2, 4)}, r"label: float32 \[2, 4\].*by the names of its parameters"),
+        ((torch.ones(2, 5),), r"0: float32 \[2, 5\].*without labels"),
+    ):
+        with pytest.raises(SourceError, match=f"m:f: .*{message}"):
+            source_of(module, "m:f", example, tmp_path)
+
+
 def test_weights_without_numbers_and_modules_that_cannot_be_traced(tmp_path: Path) -> None:
     with torch.device("meta"):
         empty = nn.Linear(2, 2).eval()

@@ -167,6 +167,13 @@ def test_types_change_only_where_the_meaning_stays() -> None:
             cast("a", value, tensor)
 
 
+def test_a_number_too_large_for_the_networks_type_is_an_error() -> None:
+    half = Value("x", (None,), "float16")
+    assert cast("a", half, torch.tensor([65504.0, torch.inf])).tolist() == [65504, torch.inf]
+    with pytest.raises(SamplesError, match=r"numbers up to 1e\+05, which the network's float16 cannot hold"):
+        cast("a", half, torch.tensor([1e5]))
+
+
 def test_what_cannot_be_told_apart_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SamplesError, match="no such file or folder"):
         read_samples(tmp_path / "none", [X])

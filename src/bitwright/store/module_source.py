@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bitwright.store.files import tensors_digest
 from bitwright.store.hooks import HookError, here_on_path, load_hook
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.source_error import SourceError
-from bitwright.store.torch_module import export_module
+from bitwright.store.torch_module import CANNOT_TRACE, export_module
 
 Example = Sequence[Tensor] | Mapping[str, Tensor]
 
@@ -45,6 +46,7 @@ def source_of(module: nn.Module, name: str, example: Example, folder: Path) -> O
     state = {key: held for key, held in module.state_dict().items() if isinstance(held, Tensor)}
     if any(tensor.is_meta for tensor in state.values()):
         raise SourceError(f"{name}: the module has weights on the meta device, without numbers; load them first")
+    _check_runs(module, name, example)
     try:
         exported = export_module(module, example, folder / "model.onnx")
     except SourceError as error:
@@ -52,3 +54,17 @@ def source_of(module: nn.Module, name: str, example: Example, folder: Path) -> O
     source = OnnxSource.open(exported.path)
     notes = (f"exported from {name}", *([exported.fixed_batch] if exported.fixed_batch else []))
     return replace(source, notes=(*notes, *source.notes), made_from=tensors_digest(state))
+
+
+def _check_runs(module: nn.Module, name: str, example: Example) -> None:
+    """SourceError unless the module can be called with the example."""
+    try:
+        with here_on_path(), torch.no_grad():
+            module(**example) if isinstance(example, Mapping) else module(*example)
+    except CANNOT_TRACE as error:
+        named = example.items() if isinstance(example, Mapping) else enumerate(example)
+        given = ", ".join(f"{key}: {str(held.dtype).removeprefix('torch.')} {list(held.shape)}" for key, held in named)
+        raise SourceError(
+            f"{name}: the module cannot be called with the example ({given}): {error}; give exactly its inputs, by "
+            f"place or by the names of its parameters, without labels"
+        ) from error

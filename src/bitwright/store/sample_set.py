@@ -177,7 +177,13 @@ def cast(label: str, value: Value, tensor: Tensor) -> Tensor:
     kinds = {str(d).removeprefix("torch."): d for d in (*_INTEGERS, torch.float16, torch.float32, torch.float64)}
     wanted = kinds.get(value.dtype)
     if wanted is not None and tensor.is_floating_point() and wanted.is_floating_point:
-        return tensor.to(wanted)
+        made = tensor.to(wanted)
+        if bool((torch.isinf(made) & ~torch.isinf(tensor)).any()):
+            raise SamplesError(
+                f"{label}: {value.name} is {found} and holds numbers up to {float(tensor.abs().max()):.3g}, which the "
+                f"network's {value.dtype} cannot hold; scale them as the model was trained"
+            )
+        return made
     if wanted in _INTEGERS and tensor.dtype in _INTEGERS:
         made = tensor.to(wanted)
         if bool((made.to(torch.int64) == tensor.to(torch.int64)).all()):
