@@ -15,6 +15,7 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from torch import Tensor
 
 from bitwright.evaluate.latency import Timing
@@ -59,6 +60,20 @@ def static(path: Path, feeds: Sequence[dict[str, Tensor]], is_signed: bool = Fal
         **options,
     )
     return made
+
+
+def four_bit(path: Path) -> Path:
+    """A QDQ file of matrix products with weights in 4 bits, 16 to a scale, beside a float one."""
+    config = DefaultWeightOnlyQuantConfig(block_size=16, is_symmetric=True, quant_format=QuantFormat.QDQ, bits=4)
+    quantizer = MatMulNBitsQuantizer(onnx.load(path), algo_config=config)
+    quantizer.process()
+    model = quantizer.model.model
+    for imported in model.opset_import:
+        if imported.domain in ("", "ai.onnx"):
+            imported.version = max(imported.version, 21)
+    model.ir_version = max(model.ir_version, 10)
+    onnx.save(model, path.with_suffix(".int4.onnx"))
+    return path.with_suffix(".int4.onnx")
 
 
 def dynamic(path: Path) -> Path:

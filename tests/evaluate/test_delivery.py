@@ -19,7 +19,7 @@ from bitwright.evaluate.delivery import Delivery, verify
 from bitwright.evaluate.error import EvaluateError
 from bitwright.execute import openvino_session
 from bitwright.execute.onnx_runner import RunError
-from evaluate.deliveries import QUICK, dynamic, edited, float_file, static
+from evaluate.deliveries import QUICK, dynamic, edited, float_file, four_bit, static
 
 ENGINES = ["ONNX Runtime", *(["OpenVINO"] if openvino_session.is_installed() else [])]
 Made = tuple[Path, Path, list[dict[str, Tensor]]]
@@ -36,9 +36,11 @@ def delivery(residual: Made) -> Delivery:
     return verify(*residual, timing=QUICK)
 
 
-def outputs(path: Path, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
+def outputs(
+    path: Path, feeds: dict[str, Tensor], options: onnxruntime.SessionOptions | None = None
+) -> dict[str, Tensor]:
     """What ONNX Runtime makes of a batch, by plain calls."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     made = session.run(None, {name: tensor.numpy() for name, tensor in feeds.items()})
     return {info.name: torch.from_numpy(array) for info, array in zip(session.get_outputs(), made, strict=True)}
 
@@ -111,6 +113,20 @@ def test_a_dynamic_file_runs_in_integers_and_its_rescaling_is_not_called_float(r
     assert "Cast" not in counts["float"] and "Mul" not in counts["float"] and counts["quantizer"]["Mul"] == 6
     reasons = {one.op: one.reason for one in trial.operators if one.reason}
     assert reasons["Relu"] == "nothing that it reads is quantized"
+
+
+def test_a_four_bit_file_is_verified_with_its_activations_exact_and_as_the_engine_rounds_them(tmp_path: Path) -> None:
+    path, feeds = float_file("attention", tmp_path)
+    quantized = four_bit(path)
+    plain = onnxruntime.SessionOptions()
+    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # dequantizes to float32
+    expected = [outputs(quantized, one, plain) for one in feeds]
+    found = verify(quantized, path, feeds, expected, timing=QUICK)
+    trial = found.trials[0]
+    assert trial.counts()["integer"] == {"MatMulNBits": 6}
+    assert all(other.counts()["integer"] == {"FullyConnected": 6} for other in found.trials[1:])
+    assert trial.exact[0].simulation_db > 100 and trial.outputs[0].simulation_db < 60
+    assert not any("does not foretell" in text for text in found.warnings if text.startswith("ONNX Runtime"))
 
 
 def test_the_latency_is_of_the_batch_and_of_one_sample_against_the_float_file(delivery: Delivery) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bitwright.evaluate.agreement import Agreement
-from bitwright.evaluate.findings import judge, unsound
+from bitwright.evaluate.findings import coarser, judge, unsound
 from bitwright.evaluate.latency import Latency
 from bitwright.evaluate.machine import Machine
 from bitwright.evaluate.operators import Kind, Operator
@@ -50,6 +50,14 @@ def test_an_output_that_only_the_quantized_file_spoils_is_a_problem() -> None:
     (found,) = unsound("Engine", [Agreement("y", None, None, 2, True)])
     assert "y is not finite on batch 2" in found
     assert said(Agreement("y", None, None, 2, True)) == []
+
+
+def test_an_engine_that_rounds_more_than_the_file_asks_for_is_named() -> None:
+    exact = [Agreement("y", None, 40.0, None, True)]
+    (found,) = coarser("Engine", [Agreement("y", None, 33.9, None, True)], exact)
+    assert "33.9 dB from the float original, and 40.0 dB with activations in float32" in found
+    assert list(coarser("Engine", [Agreement("y", None, 34.1, None, True)], exact)) == []
+    assert list(coarser("Engine", [Agreement("y", None, 34.1, None, True)], [])) == []
 
 
 def test_slower_is_one_warning_of_all_batches_with_the_cause() -> None:

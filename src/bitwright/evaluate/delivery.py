@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitwright.evaluate.agreement import Agreement
 from bitwright.evaluate.error import EvaluateError
-from bitwright.evaluate.findings import Causes, judge, unsound
+from bitwright.evaluate.findings import Causes, coarser, judge, unsound
 from bitwright.evaluate.latency import Latency, Timing
 from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.evaluate.operators import Operator, causes, count, openvino_causes, openvino_operators, operators_of
@@ -34,13 +34,18 @@ OPENVINO = "OpenVINO"
 @final
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one engine showed. `latencies`: against each precision of the original, and for each size of batch."""
+    """What one engine showed. `latencies`: against each precision of the original, and for each size of batch.
+
+    `exact`: the outputs anew with activations in float32, where the engine by itself rounds those that meet 4-bit
+    weights (empty where it does not): what the file means, while `outputs` are what a user gets.
+    """
 
     engine: str
     version: str
     outputs: tuple[Agreement, ...]
     operators: tuple[Operator, ...]
     latencies: tuple[Latency, ...]
+    exact: tuple[Agreement, ...] = ()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many operators ran in which way: integer, float, quantizer, other or idle -> operator -> number."""
@@ -127,10 +132,12 @@ def _in_onnx_runtime(job: Job, machine: Machine) -> _Outcome:
         session = OnnxSession(job.delivered, job.threads)
         outputs = agreements(job, session, floats)
         operators = operators_of(executed(job.delivered, job.feeds[0], job.threads))
+        is_packed = any(one.op == "MatMulNBits" for one in operators)
+        exact = agreements(job, OnnxSession(job.delivered, job.threads, exact=True), floats) if is_packed else ()
     except RunError as error:
         return _Outcome(None, problems=(f"it does not run in {ONNX_RUNTIME}: {error}",))
     timed, skipped = latencies(job, session, {"fp32": floats})
-    trial = Trial(ONNX_RUNTIME, VERSION, outputs, operators, timed)
+    trial = Trial(ONNX_RUNTIME, VERSION, outputs, operators, timed, exact)
     return _judged(trial, skipped, (machine, tuple(causes(operators, original))))
 
 
@@ -151,11 +158,15 @@ def _in_openvino(job: Job, machine: Machine) -> _Outcome:
 
 def _judged(trial: Trial, skipped: Sequence[str], causes: Causes) -> _Outcome:
     """A trial with what is to be said of it."""
-    warnings = judge(trial.engine, trial.outputs, trial.operators, trial.latencies, causes)
+    warnings = judge(trial.engine, trial.exact or trial.outputs, trial.operators, trial.latencies, causes)
     return _Outcome(
         trial,
         problems=tuple(unsound(trial.engine, trial.outputs)),
-        warnings=(*warnings, *(f"{trial.engine}: {text}" for text in skipped)),
+        warnings=(
+            *warnings,
+            *coarser(trial.engine, trial.outputs, trial.exact),
+            *(f"{trial.engine}: {text}" for text in skipped),
+        ),
     )
 
 

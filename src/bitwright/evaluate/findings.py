@@ -45,6 +45,19 @@ def judge(
         yield from (f"{engine}: {text}" for text in _of_latency(against, mine, why))
 
 
+def coarser(engine: str, outputs: Sequence[Agreement], exact: Sequence[Agreement]) -> Iterator[str]:
+    """Where an engine's own rounding of activations, which the file does not ask for, doubles the error or worse."""
+    exactly = {one.output: one.original_db for one in exact}
+    for one in outputs:
+        better = exactly.get(one.output)
+        if one.original_db is not None and better is not None and one.original_db < better - TWICE_DB:
+            yield (
+                f"{engine}: output {one.output} is {one.original_db:.1f} dB from the float original, and "
+                f"{better:.1f} dB with activations in float32: by default this engine rounds activations "
+                'that meet 4-bit weights to 8 bits; set "session.qdq_matmulnbits_accuracy_level" to 1 where the difference matters'
+            )
+
+
 def _of_output(one: Agreement) -> Iterator[str]:
     if not one.is_finite and not one.is_original_finite:
         yield f"output {one.output} is not finite on batch {one.bad_batch}, nor is the original's; check the input"

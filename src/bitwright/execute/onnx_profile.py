@@ -63,10 +63,17 @@ def check_file(path: Path) -> str:
 
 @final
 class OnnxSession:
-    """A file in ONNX Runtime on the CPU, all optimisations on. RunError where it cannot be opened."""
+    """A file in ONNX Runtime on the CPU, all optimisations on. RunError where it cannot be opened.
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        self._session = _open(path, _options(threads))
+    `exact`: products with 4-bit weights between quantizers are computed in float32, not with activations in 8 bits,
+    which is what ONNX Runtime does by default and no QDQ file asks for.
+    """
+
+    def __init__(self, path: Path, threads: int = 1, exact: bool = False) -> None:
+        options = _options(threads)
+        if exact:
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        self._session = _open(path, options)
         self.inputs: Mapping[str, tuple[AXIS, ...]] = {
             given.name: tuple(given.shape) for given in self._session.get_inputs()
         }

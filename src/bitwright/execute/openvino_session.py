@@ -21,7 +21,7 @@ try:
 except ImportError:
     openvino = None
 
-TYPES = {"f32": "float", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "u8": "uint8"}
+TYPES = {"f32": "float", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "u8": "uint8", "i4": "int4", "u4": "uint4"}
 HELD = ("Const", "Constant", "Input", "Parameter", "Output", "Result")  # no operators
 
 
