@@ -54,7 +54,7 @@ def coarser(engine: str, outputs: Sequence[Agreement], exact: Sequence[Agreement
             yield (
                 f"{engine}: output {one.output} is {one.original_db:.1f} dB from the float original, and "
                 f"{better:.1f} dB with activations in float32: by default this engine rounds activations "
-                'that meet 4-bit weights to 8 bits; set "session.qdq_matmulnbits_accuracy_level" to 1 where that matters'
+                'that meet 4-bit weights to 8 bits; set "session.qdq_matmulnbits_accuracy_level" to 1 if that matters'
             )
 
 
