@@ -5,10 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitwright.numerics import AbsMax, Fitter, Int, MinMax, MseGrid, Spec, quantize, store_params
+from bitwright.numerics import AbsMax, AbsMse, Fitter, Int, MinMax, MseGrid, Spec, quantize, store_params
 from conformance.specs import random_weight
 
-FITTERS: dict[str, Fitter] = {"AbsMax": AbsMax(), "MinMax": MinMax(), "MseGrid": MseGrid(steps=3, fine=1)}
+FITTERS: dict[str, Fitter] = {
+    "AbsMax": AbsMax(),
+    "AbsMse": AbsMse(steps=4),
+    "MinMax": MinMax(),
+    "MseGrid": MseGrid(steps=3, fine=1),
+}
 
 SHAPE = (8, 256)
 

@@ -1,6 +1,7 @@
 """Number formats, tiles, fitters and the quantized tensor: torch only, no opinion on models."""
 
 from bitwright.numerics.absmax import AbsMax
+from bitwright.numerics.absmse import AbsMse
 from bitwright.numerics.fitter import Fitter
 from bitwright.numerics.format import Format
 from bitwright.numerics.grid import BINARY, NF4, TERNARY, Grid
@@ -30,6 +31,7 @@ __all__ = [
     "PER_TENSOR",
     "TERNARY",
     "AbsMax",
+    "AbsMse",
     "Fitter",
     "Float",
     "Float8",

@@ -1,0 +1,119 @@
+"""One pass over the calibration samples: a histogram of every value that will pass through codes.
+
+One batch's values are held at a time; what is kept is the histograms. Some samples, evenly spread, are held out: rules
+propose ranges from the others and are judged on these. NaN stops the run, with the first value that shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from torch import Tensor
+
+from bitwright.calib import Choice, Finding, Histogram, InputCheck, RangeRule, check_histograms, choose
+from bitwright.calib.activation import activation_params
+from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.graph.network import Network
+from bitwright.numerics import Params, Spec
+from bitwright.recipe.network import NetworkPlan
+from bitwright.store.quantized import StoredPoint
+
+HELD_OUT = 8  # every eighth sample judges the ranges
+
+
+class CalibrationError(ValueError):
+    """The calibration data cannot give sound ranges; says which value and sample, and what to do."""
+
+
+@final
+@dataclass(slots=True)
+class Observed:
+    """Histograms by value: of samples that make ranges, and of each held-out sample; findings about the data."""
+
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    held_out: dict[str, list[Histogram]] = field(default_factory=dict)
+    count: int = 0
+    findings: tuple[Finding, ...] = ()
+
+
+def observe(
+    runner: OnnxRunner,
+    values: Sequence[str],
+    batches: Iterable[Mapping[str, Tensor]],
+    on_sample: Callable[[int], None] = lambda count: None,
+) -> Observed:
+    """The histograms of these values over all batches. Raises CalibrationError for data that cannot be used."""
+    found = Observed({name: Histogram() for name in values}, {name: [] for name in values})
+    network = runner.network
+    check = InputCheck({name: network.values[name].shape for name in network.inputs})
+    for batch in batches:
+        size = min(len(tensor) if tensor.dim() else 1 for tensor in batch.values())
+        check.add(batch, found.count)
+        seen = runner.run(batch, tuple(values))
+        for name, value in seen.items():
+            _count_in(found, name, value, size)
+        found.count += size
+        on_sample(found.count)
+    if found.count < HELD_OUT:  # too few to hold any out: the same samples judge
+        found.held_out = {name: [histogram] for name, histogram in found.histograms.items()}
+    findings = (*check.findings(), *check_histograms(found.histograms))
+    fatal = [finding for finding in findings if finding.problem.is_fatal]
+    if fatal:
+        raise CalibrationError(fatal[0].text)
+    found.findings = findings
+    return found
+
+
+def _count_in(found: Observed, name: str, value: Tensor, size: int) -> None:
+    """Count a batch's values in, those of every eighth sample apart."""
+    if value.dim() == 0 or len(value) != size:  # a value that does not run along the samples counts for the first
+        found.histograms[name].add(value.reshape(1, -1), found.count)
+        return
+    for row in range(size):
+        index = found.count + row
+        if index % HELD_OUT == HELD_OUT - 1:
+            alone = Histogram()
+            alone.add(value[row : row + 1], index)
+            found.held_out[name].append(alone)
+    makers = [row for row in range(size) if (found.count + row) % HELD_OUT != HELD_OUT - 1]
+    start = 0
+    while start < len(makers):  # runs of neighbours, so that indices stay those of the samples
+        stop = start
+        while stop + 1 < len(makers) and makers[stop + 1] == makers[stop] + 1:
+            stop += 1
+        found.histograms[name].add(value[makers[start] : makers[stop] + 1], found.count + makers[start])
+        start = stop + 1
+
+
+def points_of(
+    plan: NetworkPlan, network: Network, observed: Observed, rule: RangeRule
+) -> tuple[dict[str, StoredPoint], dict[str, Choice]]:
+    """Every point with its range, and by group how it was chosen."""
+    sources = plan.placement.sources(network)
+    choices: dict[str, Choice] = {}
+    points: dict[str, StoredPoint] = {}
+    for point in plan.placement.points:
+        if point.group not in choices:
+            choices[point.group] = _chosen(sources[point.group], observed, rule, point.spec)
+        taken = choices[point.group].taken
+        params: Params = activation_params(taken.low, taken.high, point.spec)
+        points[point.value] = StoredPoint(
+            point.value, point.spec, point.group, point.readers, taken.low, taken.high, params
+        )
+    return points, choices
+
+
+def _chosen(values: Sequence[str], observed: Observed, rule: RangeRule, spec: Spec) -> Choice:
+    first, *others = values
+    histogram, held = observed.histograms[first], observed.held_out[first]
+    if others:
+        histogram, held = Histogram(), []
+        for name in values:
+            histogram.merge(observed.histograms[name])
+            held = held + observed.held_out[name]
+    try:
+        return choose(rule, histogram, spec, held)
+    except ValueError as error:
+        raise CalibrationError(f"{first}: {error}") from error

@@ -1,0 +1,73 @@
+"""Runs a network node by node over all batches at once, so that what comes later can follow from what came before.
+
+Weights are rounded in running order, each against the inputs that it will really see. So every batch stands at the same
+node: its live values are kept, the node runs on all of them with the constants that are known by then, and values that
+nothing needs any more are forgotten. Values that pass through codes do so as soon as they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import final
+
+from torch import Tensor
+
+from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.graph.network import Node
+
+Quantize = Callable[[str, Tensor], Tensor]
+
+
+@final
+class NodeWalk:
+    """All batches at the same place of a network, at first before its first node.
+
+    `points`: what a value is after passing through codes, and by which nodes it is read so (None: by all).
+    """
+
+    def __init__(
+        self,
+        runner: OnnxRunner,
+        batches: Sequence[Mapping[str, Tensor]],
+        points: Mapping[str, tuple[Quantize, tuple[str, ...] | None]],
+    ) -> None:
+        self.runner, self.points = runner, points
+        network = runner.network
+        self.live = [dict(batch) for batch in batches]
+        self._last = {name: place for place, node in enumerate(network.nodes) for name in _reads(node)}
+        self._last |= {name: len(network.nodes) for name in network.outputs}
+        self._place = 0
+
+    def inputs(self, node: Node) -> Iterator[dict[str, Tensor]]:
+        """What the node reads, batch by batch: constants left out, values in codes where it reads them so."""
+        for live in self.live:
+            yield {name: self._value(name, value, node) for name, value in self._held(live, node)}
+
+    def _held(self, live: Mapping[str, Tensor], node: Node) -> Iterator[tuple[str, Tensor]]:
+        return ((name, live[name]) for name in dict.fromkeys(_reads(node)) if name in live)
+
+    def _value(self, name: str, value: Tensor, node: Node) -> Tensor:
+        if name not in self.points:
+            return value
+        quantize, readers = self.points[name]
+        is_read_so = readers is not None and node.name in readers  # those that all read so are in codes already
+        return quantize(name, value) if is_read_so else value
+
+    def advance(self, node: Node, constants: Mapping[str, Tensor], offset: Tensor | None = None) -> None:
+        """Run the next node with these constants in the place of its own; `offset` is added to what it makes."""
+        assert self.runner.network.nodes[self._place] is node
+        runner = self.runner.with_constants(constants) if constants else self.runner
+        wanted = tuple(name for name in node.outputs if name)
+        for live, feeds in zip(self.live, self.inputs(node), strict=True):
+            for name, value in runner.run(feeds, wanted).items():
+                made = value if offset is None else value + offset
+                quantize, readers = self.points.get(name, (None, ()))
+                live[name] = quantize(name, made) if quantize is not None and readers is None else made
+            for name in [name for name in live if self._last.get(name, -1) <= self._place]:
+                del live[name]
+        self._place += 1
+
+
+def _reads(node: Node) -> Iterator[str]:
+    yield from filter(None, node.inputs)
+    yield from node.captures

@@ -1,0 +1,31 @@
+"""A quantized network as one ONNX file in QDQ form, which ONNX Runtime, OpenVINO and TensorRT run in integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from bitwright.export.exporter import ExportError
+from bitwright.export.qdq_graph import QdqGraph
+from bitwright.numerics import Int
+from bitwright.store.quantized import QuantizedNetwork
+
+
+def export_qdq(network: QuantizedNetwork, path: Path) -> None:
+    """Write the network to `path`; external data go beside it where the float file had some. Raises ExportError.
+
+    The file passes the ONNX checker. Weights of fewer than 8 bits lie in int8: engines multiply those, not int4.
+    """
+    for point in network.points.values():
+        form = point.spec.format
+        if not isinstance(form, Int) or form.width != 8:
+            raise ExportError(
+                f"{point.value}: activations in {form} are simulated, but no engine runs them; export 8-bit activations"
+            )
+    graph = QdqGraph(network)
+    network.source.write(path, graph.build(), graph.stored)
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{path}: the ONNX checker rejects what was written: {error}; please report it") from error
