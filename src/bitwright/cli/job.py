@@ -19,7 +19,9 @@ from bitwright.recipe.text import find_recipe
 from bitwright.store.batches import Batches, TextError, read_batches
 from bitwright.store.source import Source, open_source
 
-ModelArgument = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
+ModelArgument = Annotated[
+    Path, typer.Argument(help="A Hugging Face model folder, an .onnx file, or pkg.mod:factory.", show_default=False)
+]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="A preset's name or a TOML file.", show_default=False)
 ]

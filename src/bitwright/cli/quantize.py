@@ -22,6 +22,7 @@ from bitwright.engine.run import BlockDone
 from bitwright.export import EXPORTERS
 from bitwright.quantize import Resources
 from bitwright.quantize import quantize as run
+from bitwright.recipe.network import NETWORK_PRESETS
 from bitwright.store.artifact import Artifact
 from bitwright.store.files import read_json, write_json
 
@@ -30,6 +31,16 @@ ToOption = Annotated[
     str | None,
     typer.Option("--to", help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}.", show_default=False),
 ]
+
+
+TargetOption = Annotated[
+    str, typer.Option("--target", help="Whole networks: x86-vnni, x86-avx2, arm, tensorrt or openvino.")
+]
+LoaderOption = Annotated[
+    str | None,
+    typer.Option("--loader", help="Whole networks: pkg.mod:function that gives batches.", show_default=False),
+]
+NoVerifyOption = Annotated[bool, typer.Option("--no-verify", help="Whole networks: do not run the delivered file.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +71,33 @@ def quantize(
     compute: options.ComputeOption = "auto",
     to: ToOption = None,
     allow_pickle: options.PickleOption = False,
+    target: TargetOption = "x86-vnni",
+    loader: LoaderOption = None,
+    no_verify: NoVerifyOption = False,
     json: options.JsonOption = False,
 ) -> None:
-    """Quantize a model block by block. The same command again resumes."""
+    """Quantize a language model block by block (the same command again resumes), any other network as a whole."""
+    if _is_network(model, recipe):
+        if to not in (None, "onnx"):
+            raise ValueError(f"a whole network is exported to onnx; found --to {to}")
+        from bitwright.cli.network import NetworkOptions, quantize_whole  # needs the onnx extra
+
+        quantize_whole(
+            NetworkOptions(
+                str(model),
+                recipe,
+                calibration,
+                loader,
+                samples,
+                length,
+                target,
+                output,
+                threads,
+                not no_verify,
+                json,
+            )
+        )
+        return
     if to is not None:
         check_form(to)
     given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
@@ -77,6 +112,11 @@ def quantize(
         say_json(summary(job, finished, exported))
     else:
         _show(job, finished, exported)
+
+
+def _is_network(model: Path, recipe: str) -> bool:
+    """Whether this is quantized as a whole: by the recipe, or because no language model has such a name."""
+    return recipe in NETWORK_PRESETS or model.suffix.lower() == ".onnx" or (":" in str(model) and not model.exists())
 
 
 def run_job(job: options.Job, output: Path) -> Finished:

@@ -1,0 +1,135 @@
+"""`quantize` for whole networks: files, modules, samples, and what is said where something is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from cli.conftest import call
+from networks import exported, network, sample
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+    return nn.Sequential(*convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        yield torch.randn(4, 3, 10, 10, generator=generator)
+
+def none():
+    return None
+"""
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small network with a residual block, and 24 samples."""
+    folder = tmp_path_factory.mktemp("network")
+    module = network("residual", 0)
+    source = exported(module, folder, "residual")
+    name = source.network().inputs[0]
+    np.savez(folder / "samples.npz", **{name: sample(module, 24, 1)[0].numpy()})
+    return source.path, folder / "samples.npz"
+
+
+def outputs(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    found: np.ndarray = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+    return found
+
+
+@pytest.mark.parametrize("recipe", ["int8", "w4a8"])
+def test_an_onnx_file_becomes_one_in_integers_that_agrees(
+    recipe: str, residual: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, samples = residual
+    out = tmp_path / "out"
+    found = call("quantize", model, "-r", recipe, "-c", samples, "-o", out, "--to", "onnx", "--no-verify", "--json")
+    assert found.exit_code == 0, found.output
+    data = json.loads(found.stdout)
+    assert data["delivery"] is None and data["bytes"] < data["bytes_original"]
+    delivered = onnx.load(data["export"])
+    onnx.checker.check_model(delivered)
+    kinds = [tensor.data_type for tensor in delivered.graph.initializer if len(tensor.dims) > 1]
+    assert kinds and set(kinds) == {onnx.TensorProto.INT8}
+    with np.load(samples) as stored:
+        feeds = dict(stored)
+    before, after = outputs(model, feeds), outputs(Path(data["export"]), feeds)
+    noise = float(((before - after) ** 2).sum() / (before**2).sum())
+    assert 0 < noise < {"int8": 1e-3, "w4a8": 3e-2}[recipe]
+
+
+@pytest.mark.slow
+def test_what_is_delivered_is_verified(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    model, samples = residual
+    found = call("quantize", model, "-r", "int8", "-c", samples, "-o", tmp_path / "out")
+    assert found.exit_code == 0, found.output
+    assert "dB against the simulation" in found.stdout and "operators in integers" in found.stdout
+    delivery = json.loads((tmp_path / "out" / "delivery.json").read_text())
+    assert delivery["checker"] == "" and delivery["problems"] == []
+
+
+def test_a_module_is_built_by_the_users_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    command = ("quantize", "mine:build", "-r", "int8", "--loader", "mine:batches", "-o", "out", "--no-verify", "--json")
+    found = call(*command)
+    assert found.exit_code == 0, found.output
+    assert Path(json.loads(found.stdout)["export"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-r", "int8"), "give --calibration"),
+        (("-r", "int9", "-c", "SAMPLES"), "choose one of int8"),
+        (("-r", "int8", "-c", "SAMPLES", "--target", "toaster"), "choose one of x86-vnni"),
+        (("-r", "int8", "-c", "SAMPLES", "--to", "dense"), "exported to onnx"),
+        (("-r", "int8", "--loader", "nowhere:batches"), "no module 'nowhere'"),
+        (("-r", "int8", "-c", "missing.npz"), "no such file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_is_missing_or_unknown_is_said(
+    options: tuple[str, ...], words: str, residual: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, samples = residual
+    given = [str(samples) if option == "SAMPLES" else option for option in options]
+    found = call("quantize", model, *given, "-o", tmp_path / "out")
+    assert found.exit_code == 2
+    assert words in found.stderr
+
+
+def test_a_loader_that_gives_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    found = call("quantize", "mine:build", "-r", "int8", "--loader", "mine:none", "-o", "out")
+    assert found.exit_code == 2 and "must give batches" in found.stderr
+
+
+def test_samples_of_another_shape_are_refused(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    model, samples = residual
+    with np.load(samples) as stored:
+        np.savez(tmp_path / "wrong.npz", **{name: array[:, :2] for name, array in stored.items()})
+    found = call("quantize", model, "-r", "int8", "-c", tmp_path / "wrong.npz", "-o", tmp_path / "out")
+    assert found.exit_code == 2 and "wrong.npz" in found.stderr
+
+
+def test_samples_that_are_not_numbers_are_named(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    model, samples = residual
+    with np.load(samples) as stored:
+        arrays = {name: array.copy() for name, array in stored.items()}
+    next(iter(arrays.values()))[5, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    found = call("quantize", model, "-r", "int8", "-c", tmp_path / "nan.npz", "-o", tmp_path / "out")
+    assert found.exit_code == 2 and "sample 5" in found.stderr
