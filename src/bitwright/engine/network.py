@@ -13,20 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from bitwright.calib import Choice
+from bitwright.engine.judge import best_points, through
 from bitwright.engine.layer import Rounded, is_solvable, round_alone, round_layer
-from bitwright.engine.observe import Observed, observe, points_of
+from bitwright.engine.observe import Observed, observe
 from bitwright.engine.patches import output_axis
-from bitwright.execute.node_walk import NodeWalk, Quantize
+from bitwright.execute.node_walk import NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Network, Node
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, WeightStep, plan_network
-from bitwright.solvers import Activation
 from bitwright.store.network_artifact import open_network, write_network
 from bitwright.store.onnx_rewrite import write_edited
 from bitwright.store.onnx_source import OnnxSource
@@ -76,12 +75,12 @@ def quantize_network(
         samples.batches(BATCH),
         lambda count: on_step(Step("calibrate", count, samples.count)),
     )
-    points, choices = points_of(plan, runner.network, observed, recipe.ranges)
+    points, choices, tried = best_points(plan, runner, observed, recipe.ranges, samples.batches(BATCH))
     run = _Run(edited, plan, recipe, points)
     run.walk(samples, on_step)
     final_source = run.corrected(out)
     held = QuantizedNetwork(final_source, run.weights, points, frozenset(plan.placement.integer))
-    write_network(held, _notes(source, samples, observed, choices, run), out)
+    write_network(held, _notes(source, samples, observed, choices, run) | {"output_sqnr_by_rule": tried}, out)
     return open_network(out)
 
 
@@ -116,7 +115,7 @@ class _Run:
         count = -(-min(samples.count, WALKED) // BATCH)
         batches = list(islice(samples.batches(BATCH), max(2, count)))
         steps = {name: step for step in self.plan.weights for name in step.nodes}
-        taken = {name: (_through(point), point.readers) for name, point in self.points.items()}
+        taken = {name: (through(point), point.readers) for name, point in self.points.items()}
         walk = NodeWalk(OnnxRunner(self.source), batches, taken)
         for node in network.nodes:
             constants: dict[str, Tensor] = {}
@@ -163,16 +162,6 @@ class _Run:
             assert linear is not None
             network, constants = bias_edit(network, constants, linear, offset).apply(network, constants)
         return write_edited(self.source, network, constants, out / "float.onnx")
-
-
-def _through(point: StoredPoint) -> Quantize:
-    activation = Activation(point.spec, point.params)
-
-    def quantize(name: str, value: Tensor) -> Tensor:
-        with torch.no_grad():
-            return activation.apply(value)
-
-    return quantize
 
 
 def _notes(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from bitwright.calib import Auto, RangeRule
+from bitwright.calib import Auto, MeanMinMax, MinMaxRange, RangeRule
 from bitwright.graph.network import Network, Node
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Int, Spec
 from bitwright.recipe.points import Placement, Point, place
@@ -24,7 +24,8 @@ from bitwright.solvers import Feedback, Solver
 class NetworkRecipe:
     """What the user asks for. `edge_bits`: weights and activations of the first and the last linear operator.
 
-    `per_channel` False: one scale for a whole weight. `keep`: names of nodes that shall stay float.
+    `per_channel` False: one scale for a whole weight. `ranges`: rules, of which the one is taken with which the outputs
+    are best on held-out samples. `keep`: names of nodes that shall stay float.
     """
 
     weight_bits: int = 8
@@ -32,7 +33,7 @@ class NetworkRecipe:
     edge_bits: int = 8
     target: str = "x86-vnni"
     per_channel: bool = True
-    ranges: RangeRule = field(default_factory=Auto)
+    ranges: tuple[RangeRule, ...] = (Auto(), MeanMinMax(), MinMaxRange())
     solver: Solver = field(default_factory=lambda: Feedback(fitter=AbsMax(), sweeps=4))
     corrects_bias: bool = True
     keep: tuple[str, ...] = ()
