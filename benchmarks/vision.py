@@ -69,13 +69,17 @@ def prepare(task: Task, work: Path) -> tuple[Path, Path]:
     return model, samples
 
 
-def made(tool: Tool, model: Path, samples: Path, work: Path) -> tuple[Path, float]:
-    """The tool's file and the seconds it took."""
+def made(tool: Tool, model: Path, samples: Path, work: Path) -> tuple[Path, float] | None:
+    """The tool's file and the seconds it took; None, and a line that says so, where the tool failed."""
     out = work / f"{model.stem}.{tool.name.replace(' ', '_')}.onnx"
     note = out.with_suffix(".json")
     if not note.is_file():
         started = time.perf_counter()
-        subprocess.run(tool.command(model, samples, out), check=True, stdout=subprocess.DEVNULL)
+        run = subprocess.run(tool.command(model, samples, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if run.returncode:
+            reason = run.stderr.decode(errors="replace").strip().splitlines()
+            print(f"{model.stem:14}{tool.name:28}failed ({run.returncode}): {reason[-1] if reason else ''}", flush=True)
+            return None
         note.write_text(json.dumps({"seconds": time.perf_counter() - started}))
     exported = sorted(out.with_suffix("").glob("export/onnx/*.onnx"))
     return (exported[0] if exported else out), json.loads(note.read_text())["seconds"]
@@ -110,7 +114,10 @@ def accuracy(task: Task, tools: list[Tool], work: Path) -> None:
     reference, before = outputs(model, task)
     print(f"{task.name:14}{'float32':28}{float(before.mean()):10.4f} {task.unit}", flush=True)
     for tool in tools:
-        path, seconds = made(tool, model, samples, work)
+        result = made(tool, model, samples, work)
+        if result is None:
+            continue
+        path, seconds = result
         found, after = outputs(path, task)
         low, high = interval(before - after if task.higher_is_better else after - before)
         drop = float((before - after).mean()) * (1 if task.higher_is_better else -1)
@@ -125,7 +132,8 @@ def speed(task: Task, tools: list[Tool], work: Path, threads: int) -> None:
     model, samples = prepare(task, work)
     with np.load(samples) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    files = {tool.name: made(tool, model, samples, work)[0] for tool in tools}
+    results = {tool.name: made(tool, model, samples, work) for tool in tools}
+    files = {name: result[0] for name, result in results.items() if result is not None}
     for batch in (1, 8):
         feeds = {name: array[:batch] for name, array in arrays.items()}
         runs = {name: session(path, threads) for name, path in {"float32": model, **files}.items()}
