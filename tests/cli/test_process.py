@@ -13,6 +13,7 @@ from bitwright.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # even as a background job
 START = "from bitwright.cli import main; main()"
 
 
@@ -48,7 +49,11 @@ def test_a_user_error_is_one_paragraph(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_finished_blocks(model: Path, text: Path, tmp_path: Path) -> None:
     options = ("-r", "w4a16", "-c", text, "--samples", 64, "--length", 32, "-o", tmp_path / "out")
     with subprocess.Popen(
-        command("quantize", model, *options), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        command("quantize", model, *options, before=LISTENING),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     ) as running:
         assert running.stderr is not None
         for line in running.stderr:

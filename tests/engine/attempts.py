@@ -76,6 +76,7 @@ def serve() -> None:
     from bitwright.store.source import open_source
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to it
     for line in sys.stdin:
         attempt = Attempt(**json.loads(line))
         open_source(Path(attempt.model)).skeleton()  # imports the model's module, once for all attempts

@@ -34,6 +34,8 @@ class HeldOut:
 
     def deciding_error(self, block: Pass) -> float:
         """The same on the first batches of the rows only: enough to decide by."""
+        if not self.ranges:
+            return self._error(block, [])
         count = max(1, _DECIDING_TOKENS // (self.behind.shape[1] * max(1, self.ranges[0][1] - self.ranges[0][0])))
         return self._error(block, self.ranges[:count])
 

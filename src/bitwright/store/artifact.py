@@ -138,6 +138,11 @@ def open_artifact(path: Path) -> Artifact:
         data = read_json(manifest)
     except ValueError as error:
         raise ArtifactError(f"{error} that wrote this folder") from error
+    if isinstance(data, dict) and data.get("kind") == "network":
+        raise ArtifactError(
+            f"{path} holds a whole network: its ONNX file is in {path}/export/onnx, what was found about it in "
+            f"{path}/delivery.json and {manifest}"
+        )
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ArtifactError(f"{manifest}: format {FORMAT} is what this version reads; quantize again with it")
     artifact = Artifact(path, data)
