@@ -13,6 +13,7 @@ import typer
 import bitwright
 from bitwright.cli.app import app
 from bitwright.quantize import plan_source
+from bitwright.recipe.network import NETWORK_PRESETS
 from bitwright.recipe.presets import PRESETS
 from bitwright.recipe.text import read_recipe
 from bitwright.store.source import open_source
@@ -51,9 +52,9 @@ def test_the_recipe_plans_on_the_example(bookllama: Path) -> None:
         assert not plan.warnings
 
 
-def test_the_table_lists_every_preset() -> None:
+def test_the_tables_list_every_preset() -> None:
     rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
-    assert set(re.findall(r"`(\w+)`", "".join(rows))) == set(PRESETS)
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == PRESETS.keys() | NETWORK_PRESETS.keys()
 
 
 def test_the_python_example_imports_public_names() -> None:
