@@ -133,3 +133,9 @@ def test_samples_that_are_not_numbers_are_named(residual: tuple[Path, Path], tmp
     np.savez(tmp_path / "nan.npz", **arrays)
     found = call("quantize", model, "-r", "int8", "-c", tmp_path / "nan.npz", "-o", tmp_path / "out")
     assert found.exit_code == 2 and "sample 5" in found.stderr
+
+
+def test_limits_of_language_models_are_refused_instead_of_ignored(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    model, samples = residual
+    found = call("quantize", model, "-r", "int8", "-c", samples, "-o", tmp_path / "out", "--max-ram", "4GiB")
+    assert found.exit_code == 2 and "--max-ram" in found.stderr and not (tmp_path / "out").exists()

@@ -126,3 +126,24 @@ def test_a_node_that_does_not_exist_cannot_be_kept(tmp_path: Path) -> None:
     source = exported(network("residual"), tmp_path)
     with pytest.raises(NetworkPlanError, match="no node"):
         quantize_network(source, NetworkRecipe(keep=("nobody",)), tmp_path / "out", samples_for("residual", source))
+
+
+def test_a_finished_run_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = exported(network("residual"), tmp_path)
+    samples = samples_for("residual", source)
+    quantize_network(source, NetworkRecipe(), tmp_path / "out", samples)
+    monkeypatch.setattr("bitwright.engine.network.prepare", None)  # would fail if anything were done
+    quantize_network(source, NetworkRecipe(), tmp_path / "out", samples)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    source = exported(network("residual"), tmp_path)
+    samples = samples_for("residual", source)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plan.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"plan\.json"):
+        quantize_network(source, NetworkRecipe(), out, samples)
+    with pytest.raises(ArtifactError, match="another output folder"):
+        quantize_network(source, NetworkRecipe(), source.path.parent, samples)
+    assert [path.name for path in out.iterdir()] == ["plan.json"]

@@ -80,6 +80,8 @@ def quantize(
     if _is_network(model, recipe):
         if to not in (None, "onnx"):
             raise ValueError(f"a whole network is exported to onnx; found --to {to}")
+        if max_ram is not None or allow_pickle or compute != "auto":
+            raise ValueError("--max-ram, --compute and --allow-pickle are for language models; leave them out")
         from bitwright.cli.network import NetworkOptions, quantize_whole  # needs the onnx extra
 
         quantize_whole(

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.engine.patches import has_patches, mean_patch, output_axis, patches
-from bitwright.graph.network import Network, Node
-from bitwright.numerics import PER_TENSOR, Params, QTensor, Spec, assemble, quantize
-from bitwright.solvers import Feedback, Problem, Solver
+from bitwright.engine.patches import mean_patch, output_axis, patches
+from bitwright.graph.network import Node
+from bitwright.numerics import QTensor, Spec, may_cut_rows, stack_rows
+from bitwright.solvers import Feedback, Nearest, Problem, Solver
 
 
 @final
@@ -70,6 +70,15 @@ def moments_of(node: Node, shape: tuple[int, ...], inputs: Sequence[Tensor]) -> 
     return Moments(gram / columns, mean / samples)
 
 
+def halves(inputs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The samples that make the moments and those that judge; a single sample has to do both."""
+    if len(inputs) == 1 and len(inputs[0]) > 1:
+        first, last = inputs[0].tensor_split(2)
+        return [first], [last]
+    middle = max(1, len(inputs) // 2)
+    return inputs[:middle], inputs[middle:] or inputs
+
+
 def round_layer(
     node: Node, weight: Tensor, spec: Spec, solver: Solver, inputs: tuple[Sequence[Tensor], Sequence[Tensor]]
 ) -> Rounded:
@@ -110,28 +119,16 @@ def round_alone(node: Node, weight: Tensor, spec: Spec, solver: Solver) -> Round
 
 
 def _nearest(matrix: Tensor, spec: Spec, solver: Solver) -> QTensor:
-    fitter = solver.fitter if isinstance(solver, Feedback) else None
-    if fitter is None:
-        return solver.solve(Problem(matrix, spec)).qtensor
-    return quantize(matrix, spec, fitter.fit(spec, matrix))
+    plain = Nearest(solver.fitter) if isinstance(solver, Feedback) else solver
+    return plain.solve(Problem(matrix, spec)).qtensor
 
 
 def _solved(
     split: Float[Tensor, "groups out in"], spec: Spec, solver: Solver, moments: Moments
 ) -> tuple[QTensor | None, tuple[str, ...]]:
     """The solver's answer group by group; None where it would be that of nearest, or needs one scale for all groups."""
-    if not solver.needs_gram or (spec.tile == PER_TENSOR and len(split) > 1):
+    if not solver.needs_gram or (len(split) > 1 and not may_cut_rows(spec)):
         return None, ()
     found = [solver.solve(Problem(rows, spec, gram)) for rows, gram in zip(split, moments.gram, strict=True)]
     notes = tuple(dict.fromkeys(note for solution in found for note in solution.notes))
-    if len(found) == 1:
-        return found[0].qtensor, notes
-    params = [solution.qtensor.params for solution in found]
-    scales = torch.cat([each.scale for each in params if each is not None])
-    codes = torch.cat([solution.qtensor.codes for solution in found])
-    return assemble(codes, spec, Params(scales)), notes
-
-
-def is_solvable(network: Network, node: Node) -> bool:
-    """Whether the node's inputs can be had as columns; others are rounded to nearest."""
-    return has_patches(network, node)
+    return stack_rows([solution.qtensor for solution in found]), notes

@@ -17,16 +17,16 @@ from torch import Tensor
 
 from bitwright.calib import Choice
 from bitwright.engine.judge import best_points, through
-from bitwright.engine.layer import Rounded, is_solvable, round_alone, round_layer
+from bitwright.engine.layer import Rounded, halves, round_alone, round_layer
 from bitwright.engine.observe import Observed, observe
-from bitwright.engine.patches import output_axis
+from bitwright.engine.patches import has_patches, output_axis
 from bitwright.execute.node_walk import NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Network, Node
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, WeightStep, plan_network
-from bitwright.store.network_artifact import open_network, write_network
+from bitwright.store.network_artifact import MANIFEST, claim, is_made, open_network, write_network
 from bitwright.store.onnx_rewrite import write_edited
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight
@@ -59,12 +59,17 @@ def quantize_network(
     samples: Samples,
     on_step: Callable[[Step], None] = ignore,
 ) -> QuantizedNetwork:
-    """Quantize a network into the folder `out`. Raises ValueError on bad input, before anything is written if it can.
+    """Quantize a network into the folder `out`; one that is finished there already is opened again.
+
+    Raises ValueError on bad input, before anything is written if it can.
 
     Memory: the float network, one batch's values, and the live values of 64 samples at the widest place.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").unlink(missing_ok=True)
+    claim(out, source)
+    made_of = _made_of(source, recipe, samples)
+    if is_made(out, made_of):
+        return open_network(out)
+    (out / MANIFEST).unlink(missing_ok=True)
     edited = prepare(source, out)
     plan = plan_network(edited.network(), recipe)
     runner = OnnxRunner(edited)
@@ -80,7 +85,7 @@ def quantize_network(
     run.walk(samples, on_step)
     final_source = run.corrected(out)
     held = QuantizedNetwork(final_source, run.weights, points, frozenset(plan.placement.integer))
-    write_network(held, _notes(source, samples, observed, choices, run) | {"output_sqnr_by_rule": tried}, out)
+    write_network(held, made_of | _notes(observed, choices, run) | {"output_sqnr_by_rule": tried}, out)
     return open_network(out)
 
 
@@ -131,11 +136,9 @@ class _Run:
         weight = self.source.read([step.name])[step.name]
         linear = linear_of(network, node)
         assert linear is not None
-        if is_solvable(network, node):
+        if has_patches(network, node):
             inputs = [feeds[node.inputs[0]] for feeds in walk.inputs(node)]
-            half = max(1, len(inputs) // 2)
-            halves = (inputs[:half], inputs[half:] or inputs)
-            found = round_layer(node, weight, step.spec, self.recipe.solver, halves)
+            found = round_layer(node, weight, step.spec, self.recipe.solver, halves(inputs))
         else:
             found = round_alone(node, weight, step.spec, self.recipe.solver)
         shape = tuple(weight.shape)
@@ -164,20 +167,20 @@ class _Run:
         return write_edited(self.source, network, constants, out / "float.onnx")
 
 
-def _notes(
-    source: OnnxSource, samples: Samples, observed: Observed, choices: Mapping[str, Choice], run: _Run
-) -> dict[str, Any]:
-    """What the manifest says beside weights and points."""
+def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples) -> dict[str, Any]:
+    """What identifies a run: entries of the manifest."""
     return {
         "version": __version__,
-        "recipe": to_plain(run.recipe),
+        "recipe": to_plain(recipe),
         "source": {"digest": source.digest(), "notes": list(source.notes)},
-        "calibration": {
-            "samples": observed.count,
-            "digest": samples.digest(),
-            "preprocessing": samples.preprocessing,
-            "findings": [finding.text for finding in observed.findings],
-        },
+        "samples": {"count": samples.count, "digest": samples.digest(), "preprocessing": samples.preprocessing},
+    }
+
+
+def _notes(observed: Observed, choices: Mapping[str, Choice], run: _Run) -> dict[str, Any]:
+    """What the run found, for the manifest."""
+    return {
+        "findings": [finding.text for finding in observed.findings],
         "weights": {
             name: {
                 "sqnr": Rounded.decibels(found.error),

@@ -8,6 +8,7 @@ float.onnx           the float graph after edits and bias corrections, with the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from bitwright.store.tensors import flatten, gather
 
 NETWORK_FORMAT = 1
 KIND = "network"
+MANIFEST = "manifest.json"
+_OWN = {MANIFEST, "float.onnx", "float.onnx.data", "weights.safetensors", "delivery.json", "export", "source"}
 _SPECS = {name: vars(numerics)[name] for name in numerics.__all__ if isinstance(vars(numerics)[name], type)}
 
 
@@ -53,12 +56,28 @@ def write_network(held: QuantizedNetwork, notes: Mapping[str, Any], folder: Path
         "integer": sorted(held.integer),
         "digests": digests,
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / MANIFEST, manifest)
 
 
-def is_network(folder: Path) -> bool:
-    """Whether a folder holds a quantized network, finished or not."""
-    return (folder / "float.onnx").is_file()
+def claim(folder: Path, source: OnnxSource) -> None:
+    """Make a folder this run's. ArtifactError where it holds something else: that is never written over."""
+    if folder.is_dir():
+        strangers = sorted(path.name for path in folder.iterdir() if path.name.removesuffix(".part") not in _OWN)
+        if strangers:
+            raise ArtifactError(f"{folder} holds {strangers[0]}, not of such a run: give another output folder")
+        if source.path.resolve().parent == folder.resolve():
+            raise ArtifactError(f"{folder} is where {source.path.name} lies: give another output folder")
+        if (folder / MANIFEST).is_file() and read_manifest(folder)["source"]["digest"] != source.digest():
+            raise ArtifactError(f"{folder} holds another model: give another output folder, or delete this one")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def is_made(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether the folder's finished network was made from just this: entries of the manifest, as plain data."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(folder)
+    return all(manifest.get(key) == value for key, value in json.loads(json.dumps(wanted)).items())
 
 
 def open_network(folder: Path) -> QuantizedNetwork:
@@ -92,7 +111,7 @@ def open_network(folder: Path) -> QuantizedNetwork:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a quantized network; ArtifactError where the folder holds none."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{folder} is not a finished artifact (no manifest.json): run the quantize command again")
     try:
