@@ -10,6 +10,7 @@ from bitwright.numerics.linalg import (
     dead_columns,
     inverse_factor,
     invert_in_place,
+    is_finite,
     revived_diagonal,
 )
 from conformance.specs import random_gram
@@ -75,3 +76,11 @@ def test_dead_columns_are_those_with_nothing_on_the_diagonal() -> None:
     assert dead_columns(gram).tolist() == [False, True, False, True]
     assert revived_diagonal(gram).tolist() == [1, 2, 3, 2]
     assert revived_diagonal(torch.zeros(3, 3)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_one_number_that_is_none_is_found(bad: float) -> None:
+    matrix = torch.randn(5, 7)
+    assert is_finite(matrix) and is_finite(torch.zeros(0, 3))
+    matrix[3, 2] = bad
+    assert not is_finite(matrix)

@@ -19,14 +19,15 @@ _PAUSE_SECONDS = 0.02
 
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
-_KEPT = 96 << 20
+_KEPT = 32 << 20
 
 
 def keep_freed_memory() -> None:
-    """Let the C library reuse freed tensors of up to 96 MiB instead of handing them back to the system each time.
+    """Let the C library reuse freed tensors of up to 32 MiB instead of handing them back to the system each time.
 
     Fresh pages cost more than what is computed in them: elementwise operators on activations take a third of the time.
-    Larger tensors are still given back at once. Does nothing where the C library has no such setting.
+    Larger tensors are still given back at once, or what lies free between others would count as memory in use. Does
+    nothing where the C library has no such setting.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -28,6 +28,11 @@ class InverseFactor:
     notes: tuple[str, ...] = ()
 
 
+def is_finite(matrix: Float[Tensor, "m n"]) -> bool:
+    """Whether no number is NaN or infinite; without a copy, which `torch.isfinite` makes."""
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(matrix)) if matrix.numel() else True
+
+
 def dead_columns(gram: Float[Tensor, "n n"]) -> Bool[Tensor, "n"]:
     """Inputs that were zero in every calibration token."""
     return gram.diagonal() <= 0
@@ -51,7 +56,7 @@ def inverse_factor(
     Source: GPTQ (Frantar 2022), step 3. Differs: H = R R' is factored from its last row upwards and R inverted, so
     that the inverse of H is never formed; float64, in place; the damping climbs a ladder, each rung named in the notes.
     """
-    if not bool(torch.isfinite(gram).all()):
+    if not is_finite(gram):
         return None
     order = torch.arange(len(gram)) if order is None else order
     diagonal = revived_diagonal(gram)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from bitwright.numerics.linalg import InverseFactor, dead_columns, inverse_factor
+from bitwright.numerics.linalg import InverseFactor, dead_columns, inverse_factor, is_finite
 
 
 class Order(Enum):
@@ -32,7 +32,7 @@ class Prepared:
 
 def prepare(gram: Float[Tensor, "n n"], damp: float, order: Order) -> Prepared | None:
     """Order and factor of this Gram matrix; None if it is of no use. `damp`: lambda over the mean diagonal."""
-    if not bool(torch.isfinite(gram).all()):
+    if not is_finite(gram):
         return None
     permutation = torch.arange(len(gram))
     if order is Order.ACTIVATION:

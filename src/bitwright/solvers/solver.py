@@ -16,6 +16,8 @@ from torch import Tensor
 
 from bitwright.numerics import QTensor, Spec, row_ranges, stack_rows
 
+_ROWS = 2048  # whose losses are summed at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -65,8 +67,8 @@ class Solver(ABC):
 def output_loss(error: Float[Tensor, "out in"], gram: Float[Tensor, "in in"] | None) -> float:
     """tr(E H E'): the squared output error per token; the squared weight error where nothing is known of the inputs."""
     if gram is None:
-        return float(error.double().square().sum())
-    return float(((error @ gram.float()) * error).sum(dtype=torch.float64))
+        return sum(float(rows.double().square().sum()) for rows in error.split(_ROWS))
+    return sum(float((rows @ gram.float()).mul_(rows).sum(dtype=torch.float64)) for rows in error.split(_ROWS))
 
 
 def rounding_loss(

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.calib import short_products
+from bitwright.numerics.linalg import is_finite
 from bitwright.solvers.prepared import Prepared
 
 
@@ -52,9 +53,9 @@ class Corrections:
         """The target at this strength."""
         target = weight
         if self.inputs is not None and strength.inputs:
-            target = target + strength.inputs * self.inputs
+            target = torch.add(target, self.inputs, alpha=strength.inputs)
         if self.stream is not None and strength.stream:
-            target = target + strength.stream * self.stream
+            target = torch.add(target, self.stream, alpha=strength.stream)
         return target
 
 
@@ -70,7 +71,7 @@ def drift_solution(prepared: Prepared | None, cross: Float[Tensor, "m n"]) -> Fl
     with short_products(allowed=False):
         for rows in cross.split(max(1, (1 << 24) // len(order))):
             rows[:, order] = rows[:, order] @ upper.mT @ upper
-    return cross if bool(torch.isfinite(cross).all()) else None
+    return cross if is_finite(cross) else None
 
 
 def input_correction(
