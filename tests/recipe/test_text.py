@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,26 @@ def test_what_is_wrong_is_named_with_its_place(line: str, message: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_found_by_name(name: str) -> None:
     assert find_recipe(name) == PRESETS[name]()
+
+
+def test_a_suffix_sets_the_size_of_groups() -> None:
+    (rule,) = find_recipe("w4a16_sym_g32").rules
+    (usual,) = PRESETS["w4a16_sym"]().rules
+    assert rule.weights is not None and usual.weights is not None
+    assert rule.weights == replace(usual.weights, tile=per_group(32))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("w8a16_g32", r"recipe 'w8a16_g32': rule '\*' has no groups"),
+        ("w4a16_g0", r"recipe 'w4a16_g0': a tile has at least one row"),
+        ("w5a16_g32", r"no preset is called 'w5a16_g32'"),
+    ],
+)
+def test_what_has_no_groups_takes_no_size_of_groups(name: str, message: str) -> None:
+    with pytest.raises(PlainError, match=message):
+        find_recipe(name)
 
 
 def test_files_are_found_by_path(tmp_path: Path) -> None:

@@ -173,7 +173,9 @@ class _Planner:
         try:
             spec.bits(view.shape)
         except ValueError as error:
-            raise PlanError(f"{view.name} [{view.shape[0]}, {view.shape[1]}]: {error}") from error
+            shape = f"[{view.shape[0]}, {view.shape[1]}]"
+            remedy = "presets take a group size as a suffix, such as w4a16_g32"
+            raise PlanError(f"{view.name} {shape}: {error}; {remedy}") from error
         return spec, rule
 
     def _whole(self, steps: list[Step], block: Block) -> list[Step]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from bitwright.numerics import NF4, PER_ROW, Float, Float8, FloatKind, Int, Spec, per_group
 from bitwright.recipe.recipe import Recipe, Rule
@@ -54,6 +55,17 @@ def nf4() -> Recipe:
 def nearest(recipe: Recipe) -> Recipe:
     """The same storage by rounding to nearest: the baseline, and what needs no calibration data."""
     return Recipe(recipe.rules, solver=Nearest(), search=recipe.search)
+
+
+def regrouped(recipe: Recipe, columns: int) -> Recipe:
+    """The same recipe with groups of so many columns; ValueError where a rule has no groups."""
+    rules = []
+    for rule in recipe.rules:
+        tile = None if rule.weights is None else rule.weights.tile
+        if rule.weights is None or tile is None or tile.cols is None:
+            raise ValueError(f"rule {rule.match!r} has no groups whose size could be set")
+        rules.append(replace(rule, weights=replace(rule.weights, tile=replace(tile, cols=columns))))
+    return replace(recipe, rules=tuple(rules))
 
 
 PRESETS: Mapping[str, Callable[[], Recipe]] = {

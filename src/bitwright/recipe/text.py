@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 from bitwright import numerics, solvers
 from bitwright.numerics.plain import Plain, PlainError, from_plain, to_plain
-from bitwright.recipe.presets import PRESETS
+from bitwright.recipe.presets import PRESETS, regrouped
 from bitwright.recipe.recipe import Recipe, Refinement, Rule, Search
 
 CLASSES: dict[str, type] = {cls.__name__: cls for cls in (Recipe, Rule, Search, Refinement)}
@@ -28,15 +29,23 @@ def read_recipe(text: str) -> Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """A preset by name, or the recipe in a TOML file."""
+    """A preset by name (`w4a16_g32`: with groups of 32), or the recipe in a TOML file."""
     if name in PRESETS:
         return PRESETS[name]()
+    grouped = re.fullmatch(r"(\w+)_g(\d+)", name)
+    if grouped and grouped[1] in PRESETS:
+        try:
+            return regrouped(PRESETS[grouped[1]](), int(grouped[2]))
+        except ValueError as error:
+            raise PlainError(f"recipe {name!r}: {error}") from error
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise PlainError(f"recipe file {name} does not exist")
         return read_recipe(path.read_text(encoding="utf-8"))
-    raise PlainError(f"no preset is called {name!r}; presets are {', '.join(PRESETS)}, or give a .toml file")
+    raise PlainError(
+        f"no preset is called {name!r}; presets are {', '.join(PRESETS)} (NAME_g32: groups of 32), or give a .toml file"
+    )
 
 
 def write_recipe(recipe: Recipe) -> str:
