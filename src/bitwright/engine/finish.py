@@ -1,0 +1,59 @@
+"""The end of a run: offsets go into the biases of the float graph, and what was found is written to the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bitwright.calib import Choice
+from bitwright.engine.layer import Rounded
+from bitwright.engine.observe import Observed
+from bitwright.engine.prepare import FLOAT, numbers_of
+from bitwright.engine.walk import Task, Walked
+from bitwright.graph.linear_node import linear_of
+from bitwright.numerics.plain import to_plain
+from bitwright.store.network_artifact import open_network, write_network
+from bitwright.store.onnx_rewrite import write_edited
+from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.quantized import QuantizedNetwork
+from bitwright.transforms import bias_edit
+
+
+def finish(task: Task, walked: Walked, notes: Mapping[str, Any], out: Path) -> QuantizedNetwork:
+    """Write the artifact, and open it. `notes`: what the manifest says beside what is stored."""
+    source = _corrected(task.source, walked, out)
+    held = QuantizedNetwork(source, walked.weights, task.points, frozenset(task.plan.placement.integer))
+    write_network(held, notes, out)
+    return open_network(out)
+
+
+def found_notes(task: Task, walked: Walked, observed: Observed, choices: Mapping[str, Choice]) -> dict[str, Any]:
+    """What the run found, for the manifest."""
+    return {
+        "findings": [finding.text for finding in observed.findings],
+        "weights": {
+            name: {
+                "sqnr": Rounded.decibels(found.error),
+                "sqnr_nearest": Rounded.decibels(found.nearest),
+                "bias_corrected": any(node in walked.offsets for node in walked.weights[name].nodes),
+                "notes": list(found.notes),
+            }
+            for name, found in walked.rounded.items()
+        },
+        "points": {
+            group: {"rule": to_plain(choice.taken.rule), "sqnr": choice.taken.sqnr} for group, choice in choices.items()
+        },
+        "roles": {name: role.value for name, role in task.plan.placement.integer.items()},
+        "float": dict(task.plan.placement.floats),
+    }
+
+
+def _corrected(source: OnnxSource, walked: Walked, out: Path) -> OnnxSource:
+    """The float graph with the offsets in its biases, as OUT/float.onnx."""
+    network, constants = source.network(), numbers_of(source)
+    for name, offset in walked.offsets.items():
+        linear = linear_of(network, next(node for node in network.nodes if node.name == name))
+        assert linear is not None
+        network, constants = bias_edit(network, constants, linear, offset).apply(network, constants)
+    return write_edited(source, network, constants, out / FLOAT)
