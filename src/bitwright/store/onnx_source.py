@@ -23,7 +23,7 @@ from bitwright.graph.network import Network, NetworkError
 from bitwright.graph.onnx import constants_of, network_of
 from bitwright.store.onnx_checks import check_external, check_not_quantized, check_valid, inline_functions
 from bitwright.store.onnx_opset import raise_opset
-from bitwright.store.onnx_tensors import every_tensor, external_place, is_external, read_tensor
+from bitwright.store.onnx_tensors import Stored, every_tensor, external_place, is_external, read_tensor
 from bitwright.store.onnx_write import write_model
 from bitwright.store.source_error import SourceError
 
@@ -98,7 +98,7 @@ class OnnxSource:
         copy.CopyFrom(self._model)
         return copy
 
-    def write(self, path: Path, model: ModelProto, constants: Mapping[str, Tensor] | None = None) -> None:
+    def write(self, path: Path, model: ModelProto, constants: Mapping[str, Stored] | None = None) -> None:
         """Write `model`, made from `model()`, with these constants in the place of its own.
 
         External data are written anew to `<name>.data` if this source keeps any, or if the file would be too large

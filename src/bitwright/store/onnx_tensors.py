@@ -8,16 +8,18 @@ and the length must be that of the tensor.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import onnx
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
+from bitwright.numerics.format import pack_bits
 from bitwright.store.source_error import SourceError
 
 SMALL = 1024  # bytes: a tensor up to this size is kept inside the file, where shape inference can read it
@@ -35,8 +37,36 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.UINT32: torch.uint32,
     TensorProto.UINT64: torch.uint64,
     TensorProto.BOOL: torch.bool,
+    TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
 }
 TYPES: dict[torch.dtype, Any] = {dtype: kind for kind, dtype in DTYPES.items()}
+NIBBLES = {torch.int8: TensorProto.INT4, torch.uint8: TensorProto.UINT4}
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Nibbles:
+    """Integers that fit in 4 bits, which torch has no type for; int8 stands for signed ones, uint8 for the others."""
+
+    codes: Integer[Tensor, "..."]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the integers, not of the bytes."""
+        return self.codes.shape
+
+
+Stored = Tensor | Nibbles
+
+
+def type_of(name: str, tensor: Stored) -> int:
+    """The ONNX element type in which a tensor is stored; ValueError where there is none."""
+    types = NIBBLES if isinstance(tensor, Nibbles) else TYPES
+    dtype = tensor.codes.dtype if isinstance(tensor, Nibbles) else tensor.dtype
+    if dtype not in types:
+        raise ValueError(f"{name}: {dtype} cannot be stored; cast it first")
+    kind: int = types[dtype]
+    return kind
 
 
 def read_tensor(name: str, tensor: TensorProto, folder: Path) -> Shaped[Tensor, "..."]:
@@ -75,8 +105,10 @@ def take_in(tensor: TensorProto, data: bytes | bytearray) -> None:
     tensor.raw_data = bytes(data)
 
 
-def raw_bytes(tensor: Shaped[Tensor, "..."]) -> bytes:
-    """The numbers of a tensor as they stand in a file (little-endian, last axis fastest)."""
+def raw_bytes(tensor: Stored) -> bytes:
+    """The numbers of a tensor as they stand in a file: little-endian, last axis fastest, of two nibbles low first."""
+    if isinstance(tensor, Nibbles):
+        tensor = pack_bits((tensor.codes & 15).to(torch.uint8).reshape(-1), 4)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 

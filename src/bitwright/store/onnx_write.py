@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from onnx import AttributeProto, ModelProto, TensorProto
-from torch import Tensor
 
 from bitwright.graph.onnx import constants_of, is_constant
 from bitwright.store.files import settle, write_bytes
 from bitwright.store.onnx_tensors import (
     SMALL,
-    TYPES,
+    Stored,
     every_tensor,
     is_external,
     raw_bytes,
     read_external,
     take_in,
     tensor_bytes,
+    type_of,
 )
 
 LARGEST_FILE = 1 << 31  # bytes; protobuf cannot hold more
@@ -32,7 +32,7 @@ ROOM_FOR_GRAPH = 1 << 27
 PAGE = 4096
 
 
-def write_model(path: Path, model: ModelProto, constants: Mapping[str, Tensor], folder: Path) -> None:
+def write_model(path: Path, model: ModelProto, constants: Mapping[str, Stored], folder: Path) -> None:
     """Write `model` with `constants` in the place of its stored tensors of these names; `model` itself is changed.
 
     `folder` is where the model's external data are. Raises ValueError for a name that the model does not store, and
@@ -54,7 +54,7 @@ def write_model(path: Path, model: ModelProto, constants: Mapping[str, Tensor], 
     write_bytes(path, model.SerializeToString())
 
 
-def declare(model: ModelProto, constants: Mapping[str, Tensor]) -> None:
+def declare(model: ModelProto, constants: Mapping[str, Stored]) -> None:
     """Give the stored tensors of these names the type and shape of what will replace them, and take their data away."""
     for node in model.graph.node:
         if is_constant(node) and node.output[0] in constants and node.attribute[0].name != "value":
@@ -62,13 +62,11 @@ def declare(model: ModelProto, constants: Mapping[str, Tensor]) -> None:
             node.attribute.add(name="value", type=AttributeProto.TENSOR)
     stored = constants_of(model)
     for name, tensor in constants.items():
-        if tensor.dtype not in TYPES:
-            raise ValueError(f"{name}: {tensor.dtype} cannot be stored; cast it first")
         own = stored[name]
-        own.CopyFrom(TensorProto(name=own.name, data_type=TYPES[tensor.dtype], dims=list(tensor.shape)))
+        own.CopyFrom(TensorProto(name=own.name, data_type=type_of(name, tensor), dims=list(tensor.shape)))
 
 
-def _write_beside(path: Path, model: ModelProto, constants: Mapping[str, Tensor], folder: Path) -> None:
+def _write_beside(path: Path, model: ModelProto, constants: Mapping[str, Stored], folder: Path) -> None:
     """Move the data of all but small tensors to a file beside `path`, and say in the tensors where they are."""
     data = path.with_name(path.name + ".data")
     draft = data.with_name(data.name + ".part")
