@@ -2,16 +2,19 @@
 
 New nodes go in front of a node, behind a value, or in the place of a node. A constant in another form gives its name to
 what stands for it, so that its readers stay untouched; where others still read the constant itself, only the named
-nodes are pointed elsewhere. Constants that nothing reads any more are taken out at the end.
+nodes are pointed elsewhere. Constants that nothing reads any more are taken out at the end. Then comes what engines do
+faster in another arrangement (`arrange.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
 
 from onnx import ModelProto, NodeProto, TensorProto
 
+from bitwright.export.arrange import arrange
+from bitwright.export.proto_graph import reads_of
 from bitwright.graph.onnx import is_constant
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.onnx_tensors import Stored
@@ -22,6 +25,7 @@ class OnnxDraft:
     """A model in the making. `stored`: the tensors of new and replaced constants, to be written with it."""
 
     def __init__(self, source: OnnxSource) -> None:
+        self._source = source
         self.model: ModelProto = source.model()
         self.network = source.network()
         self.stored: dict[str, Stored] = {}
@@ -103,6 +107,7 @@ class OnnxDraft:
         graph.node.extend(copies)
         for held in [held for held in (*graph.initializer, *graph.input) if held.name in gone]:
             (graph.initializer if isinstance(held, TensorProto) else graph.input).remove(held)
+        arrange(self.model, self._source)
         return self.model
 
     def _first_output(self, node: str) -> str:
@@ -112,13 +117,3 @@ class OnnxDraft:
 def _holds(node: NodeProto, names: set[str]) -> bool:
     """Whether a node only holds a constant of one of these names."""
     return is_constant(node) and node.output[0] in names
-
-
-def reads_of(node: NodeProto) -> Iterator[str]:
-    """Every name that a node or its subgraphs read; names that are only known inside do no harm."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for inner in graph.node:
-                yield from reads_of(inner)
