@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from typer.testing import CliRunner
 
 from bitwright.cli.app import app
+from networks import exported, network, sample
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,9 +55,37 @@ def finished(model: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+@pytest.fixture(scope="session")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small network with a residual block, and 24 samples."""
+    folder = tmp_path_factory.mktemp("network")
+    module = network("residual", 0)
+    source = exported(module, folder, "residual")
+    name = source.network().inputs[0]
+    np.savez(folder / "samples.npz", **{name: sample(module, 24, 1)[0].numpy()})
+    return source.path, folder / "samples.npz"
+
+
+@pytest.fixture(scope="session")
+def quantized(residual: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its 8-bit artifact, not verified; tests that write into it take a copy."""
+    out = tmp_path_factory.mktemp("made") / "network"
+    found = call("quantize", residual[0], "-r", "int8", "-c", residual[1], "-o", out, "--no-verify")
+    assert found.exit_code == 0, found.output
+    return out
+
+
 Call = Callable[..., Any]
 
 
 def call(*arguments: object) -> Any:
     """Run the command line in this process."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments: object) -> str:
+    """What stderr says of a command that must be refused."""
+    found = call(*arguments)
+    assert found.exit_code == 2, found.output
+    assert "Traceback" not in found.output and not found.stdout
+    return " ".join(found.stderr.split())

@@ -11,7 +11,7 @@ import pytest
 from bitwright import Int, Recipe, Rule, Spec, per_group
 from bitwright.recipe.presets import OWN, nearest, w4a16
 from bitwright.recipe.text import write_recipe
-from cli.conftest import call, save_llama
+from cli.conftest import call, refused, save_llama
 
 SHORT = ("--samples", 8, "--length", 32)
 
@@ -74,14 +74,6 @@ def test_export_writes_a_checkpoint(finished: Path, tmp_path: Path, form: str) -
 def test_report_writes_a_page(finished: Path, tmp_path: Path) -> None:
     assert call("report", finished, "-o", tmp_path / "page.html").exit_code == 0
     assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
-
-
-def refused(*arguments: object) -> str:
-    """What stderr says of a command that must be refused."""
-    found = call(*arguments)
-    assert found.exit_code == 2, found.output
-    assert "Traceback" not in found.output and not found.stdout
-    return " ".join(found.stderr.split())
 
 
 def test_an_unknown_preset_lists_the_known_ones(model: Path) -> None:

@@ -46,6 +46,11 @@ def _reason(error: ValueError | OSError | ImportError) -> str:
     return str(error)
 
 
+def show_warning(text: str) -> None:
+    """A line on stderr that does not stop the command."""
+    err.print(f"warning: {text}", style="yellow", soft_wrap=True)
+
+
 def say(text: str, style: str | None = None) -> None:
     """A line of the result; however long, it stays one line for whoever copies from it."""
     out.print(text, style=style, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`bitwright export`: the artifact as a checkpoint that other software loads."""
+"""`bitwright export`: the artifact as files that other software loads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from bitwright.cli import job as options
 from bitwright.cli.answer import answering, say, say_json, size
+from bitwright.cli.which import is_network_artifact, refuse
 from bitwright.export import EXPORTERS, ExportError
 from bitwright.export import export as write
 from bitwright.export.schemes import find_scheme
@@ -21,11 +22,37 @@ from bitwright.store.artifact import Artifact, open_artifact
 @answering
 def export(
     artifact: Annotated[Path, typer.Argument(help="The folder that quantize wrote.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help=f"One of {', '.join(EXPORTERS)}.", show_default=False)],
-    output: Annotated[Path, typer.Option("--out", "-o", help="Folder for the checkpoint.", show_default=False)],
+    to: Annotated[
+        str, typer.Option("--to", help=f"One of {', '.join(EXPORTERS)}; whole networks: onnx.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)],
+    against: Annotated[
+        str | None,
+        typer.Option("--against", "-a", help="Whole networks: the original, to verify with.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Whole networks: samples to verify with.", show_default=False),
+    ] = None,
+    loader: options.LoaderOption = None,
+    threads: options.ThreadsOption = None,
+    no_verify: options.NoVerifyOption = False,
     json: options.JsonOption = False,
 ) -> None:
-    """Write a Hugging Face folder: compressed-tensors for serving engines, or dense, which any program loads."""
+    """Write what other software loads: a Hugging Face folder of a language model, an ONNX file of any other network.
+
+    A language model goes to compressed-tensors for serving engines, or to dense, which any program loads. The ONNX file
+    is verified in the engines with --against and --data; one that quantize has verified before needs neither.
+    """
+    options.use_threads(threads)
+    if is_network_artifact(artifact):
+        if to != "onnx":
+            raise ValueError(f"a whole network is exported to onnx; found --to {to}")
+        from bitwright.cli.network.export import ExportOptions, export_whole  # needs the onnx extra
+
+        export_whole(ExportOptions(artifact, output, against, data, loader, threads or 1, not no_verify, json))
+        return
+    refuse("whole networks", against=against, data=data, loader=loader, no_verify=no_verify)
     check_form(to)
     report = write(open_artifact(artifact), EXPORTERS[to](), output)
     if json:

@@ -27,7 +27,9 @@ RecipeOption = Annotated[
 ]
 CalibrationOption = Annotated[
     Path | None,
-    typer.Option("--calibration", "-c", help="Text for calibration: a file or a folder.", show_default=False),
+    typer.Option(
+        "--calibration", "-c", help="Text, or samples of a whole network: a file or a folder.", show_default=False
+    ),
 ]
 SamplesOption = Annotated[int, typer.Option("--samples", help="Calibration rows; the last 10 % are held out.", min=1)]
 LengthOption = Annotated[
@@ -38,6 +40,14 @@ MaxRamOption = Annotated[str | None, typer.Option("--max-ram", help="Refuse if m
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)]
 ComputeOption = Annotated[str, typer.Option("--compute", help="Float type blocks run in: auto, float32, bfloat16.")]
 PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Read pickle checkpoints (weights only).")]
+LoaderOption = Annotated[
+    str | None,
+    typer.Option("--loader", help="Whole networks: pkg.mod:function that gives batches.", show_default=False),
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="Whole networks: x86-vnni, x86-avx2, arm, tensorrt or openvino.")
+]
+NoVerifyOption = Annotated[bool, typer.Option("--no-verify", help="Whole networks: do not run the delivered file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}

@@ -18,29 +18,23 @@ from bitwright.cli import job as options
 from bitwright.cli.answer import answering, duration, err, say, say_json, show, size
 from bitwright.cli.export import check_form, export_inside
 from bitwright.cli.memory import PeakMemory, resident
+from bitwright.cli.which import is_network, refuse
 from bitwright.engine.run import BlockDone
 from bitwright.export import EXPORTERS
 from bitwright.quantize import Resources
 from bitwright.quantize import quantize as run
-from bitwright.recipe.network import NETWORK_PRESETS
 from bitwright.store.artifact import Artifact
 from bitwright.store.files import read_json, write_json
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.", show_default=False)]
 ToOption = Annotated[
     str | None,
-    typer.Option("--to", help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}.", show_default=False),
+    typer.Option(
+        "--to",
+        help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}; whole networks: onnx.",
+        show_default=False,
+    ),
 ]
-
-
-TargetOption = Annotated[
-    str, typer.Option("--target", help="Whole networks: x86-vnni, x86-avx2, arm, tensorrt or openvino.")
-]
-LoaderOption = Annotated[
-    str | None,
-    typer.Option("--loader", help="Whole networks: pkg.mod:function that gives batches.", show_default=False),
-]
-NoVerifyOption = Annotated[bool, typer.Option("--no-verify", help="Whole networks: do not run the delivered file.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,35 +65,23 @@ def quantize(
     compute: options.ComputeOption = "auto",
     to: ToOption = None,
     allow_pickle: options.PickleOption = False,
-    target: TargetOption = "x86-vnni",
-    loader: LoaderOption = None,
-    no_verify: NoVerifyOption = False,
+    target: options.TargetOption = "x86-vnni",
+    loader: options.LoaderOption = None,
+    no_verify: options.NoVerifyOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Quantize a language model block by block (the same command again resumes), any other network as a whole."""
-    if _is_network(model, recipe):
+    if is_network(model, recipe):
         if to not in (None, "onnx"):
             raise ValueError(f"a whole network is exported to onnx; found --to {to}")
-        if max_ram is not None or allow_pickle or compute != "auto":
-            raise ValueError("--max-ram, --compute and --allow-pickle are for language models; leave them out")
-        from bitwright.cli.network import NetworkOptions, quantize_whole  # needs the onnx extra
+        refuse("language models", max_ram=max_ram, allow_pickle=allow_pickle, compute=compute != "auto")
+        from bitwright.cli.network.given import Given  # needs the onnx extra
+        from bitwright.cli.network.quantize import NetworkOptions, quantize_whole
 
-        quantize_whole(
-            NetworkOptions(
-                str(model),
-                recipe,
-                calibration,
-                loader,
-                samples,
-                length,
-                target,
-                output,
-                threads,
-                not no_verify,
-                json,
-            )
-        )
+        network = Given(str(model), calibration, loader, samples, length)
+        quantize_whole(NetworkOptions(network, recipe, target, output, threads, not no_verify, json))
         return
+    refuse("whole networks", loader=loader, no_verify=no_verify)
     if to is not None:
         check_form(to)
     given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
@@ -114,11 +96,6 @@ def quantize(
         say_json(summary(job, finished, exported))
     else:
         _show(job, finished, exported)
-
-
-def _is_network(model: Path, recipe: str) -> bool:
-    """Whether this is quantized as a whole: by the recipe, or because no language model has such a name."""
-    return recipe in NETWORK_PRESETS or model.suffix.lower() == ".onnx" or (":" in str(model) and not model.exists())
 
 
 def run_job(job: options.Job, output: Path) -> Finished:

@@ -76,10 +76,12 @@ class Compared:
     to_simulation: Distance | None = None
     bad_batch: int | None = None
     is_original_finite: bool = True
+    has_begun: bool = False
 
     def add(self, batch: int, found: Tensor, original: Tensor, simulated: Tensor | None) -> None:
         """Count one batch; EvaluateError where shapes differ."""
         _check_shape(self.output, "the original's", found, original)
+        self.has_begun = True
         self.to_original.add(original, found)
         if simulated is not None:
             _check_shape(self.output, "the simulation's", found, simulated)

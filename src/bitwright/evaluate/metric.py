@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.evaluate.error import EvaluateError
+from bitwright.evaluate.outputs import Runnable
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.store.hooks import here_on_path
 from bitwright.store.onnx_source import OnnxSource, read_model
@@ -81,12 +82,12 @@ def open_model(path: Path, threads: int = 1) -> Model:
     return callable_model(OnnxRunner(read_model(path), path.parent, threads))
 
 
-def callable_model(network: OnnxRunner | OnnxSource) -> Model:
+def callable_model(network: Runnable | OnnxSource) -> Model:
     """A network to call with its only input, its inputs in order, or a dict of them.
 
     It hands out its output, or a dict by name where it has several.
     """
-    runner = network if isinstance(network, OnnxRunner) else OnnxRunner(network)
+    runner: Runnable = OnnxRunner(network) if isinstance(network, OnnxSource) else network
     inputs = runner.network.inputs
 
     def call(given: Given) -> Tensor | dict[str, Tensor]:

@@ -42,12 +42,18 @@ def encoder_source(model_folder: Path, folder: Path) -> OnnxSource:
     that cannot be used: no tokenizer, quantized already, weights missing, code of its own, or not to be exported.
     """
     config = read_config(model_folder)
-    files = find_weight_files(model_folder, allow_pickle=False)
+    digest = encoder_digest(model_folder)
     tokenizer = read_tokenizer(model_folder)
     model = _load(model_folder)
     check_not_custom(config, "AutoModel", type(model).__name__, model_folder / "config.json")
     source = source_of(model, str(model_folder), _example(tokenizer), folder)
-    return replace(source, made_from=files.digest((model_folder / "config.json").read_bytes()))
+    return replace(source, made_from=digest)
+
+
+def encoder_digest(model_folder: Path) -> str:
+    """What identifies an encoder as a source: its configuration and its weight files. Reads every byte."""
+    files = find_weight_files(model_folder, allow_pickle=False)
+    return files.digest((model_folder / "config.json").read_bytes())
 
 
 def read_tokenizer(model_folder: Path) -> PreTrainedTokenizerBase:

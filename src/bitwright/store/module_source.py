@@ -43,8 +43,7 @@ def build_module(factory: Callable[..., Any], name: str) -> nn.Module:
 
 def source_of(module: nn.Module, name: str, example: Example, folder: Path) -> OnnxSource:
     """A module in eval mode as a source whose digest is that of its state; `name` is what errors call it."""
-    state = {key: held for key, held in module.state_dict().items() if isinstance(held, Tensor)}
-    if any(tensor.is_meta for tensor in state.values()):
+    if any(tensor.is_meta for tensor in _state(module).values()):
         raise SourceError(f"{name}: the module has weights on the meta device, without numbers; load them first")
     _check_runs(module, name, example)
     try:
@@ -53,7 +52,16 @@ def source_of(module: nn.Module, name: str, example: Example, folder: Path) -> O
         raise SourceError(f"{name}: {error}") from error
     source = OnnxSource.open(exported.path)
     notes = (f"exported from {name}", *([exported.fixed_batch] if exported.fixed_batch else []))
-    return replace(source, notes=(*notes, *source.notes), made_from=tensors_digest(state))
+    return replace(source, notes=(*notes, *source.notes), made_from=module_digest(module))
+
+
+def module_digest(module: nn.Module) -> str:
+    """What identifies a module as a source: the digest of its state."""
+    return tensors_digest(_state(module))
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {key: held for key, held in module.state_dict().items() if isinstance(held, Tensor)}
 
 
 def _check_runs(module: nn.Module, name: str, example: Example) -> None:

@@ -11,8 +11,9 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
-from bitwright.store.encoder_source import encoder_source, is_causal
-from bitwright.store.module_source import Example, module_source
+from bitwright.store.encoder_source import encoder_digest, encoder_source, is_causal
+from bitwright.store.hooks import load_hook
+from bitwright.store.module_source import Example, build_module, module_digest, module_source
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.source_error import SourceError
 
@@ -61,6 +62,21 @@ def open_network(name: str, folder: Path, example: Example | None = None) -> Onn
                     f"is taken, or calibration samples in an .npz or .npy file"
                 )
             return module_source(name, example, folder)
+        case ModelKind.CAUSAL:
+            raise SourceError(f"{name}: {kind.value}; it is quantized block by block, not as a whole network")
+    assert_never(kind)
+
+
+def network_digest(name: str) -> str:
+    """The digest of the source that `name` stands for, as `open_network(...).digest()` gives it, without an export."""
+    kind = kind_of(name)
+    match kind:
+        case ModelKind.ONNX:
+            return OnnxSource.open(Path(name)).digest()
+        case ModelKind.ENCODER:
+            return encoder_digest(Path(name))
+        case ModelKind.MODULE:
+            return module_digest(build_module(load_hook(name), name))
         case ModelKind.CAUSAL:
             raise SourceError(f"{name}: {kind.value}; it is quantized block by block, not as a whole network")
     assert_never(kind)

@@ -85,12 +85,21 @@ class OnnxSource:
         if self.made_from:
             return self.made_from
         total = hashlib.sha256()
-        tensors = every_tensor(self._model)
-        places = {external_place(name, tensor, self.folder)[0] for name, tensor in tensors if is_external(tensor)}
-        for path in (self.path, *sorted(places)):
+        for path in self.files():
             with open(path, "rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         return total.hexdigest()
+
+    def files(self) -> tuple[Path, ...]:
+        """The file, and those with its external data."""
+        tensors = every_tensor(self._model)
+        places = {external_place(name, tensor, self.folder)[0] for name, tensor in tensors if is_external(tensor)}
+        return (self.path, *sorted(places))
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk of all its files."""
+        return sum(path.stat().st_size for path in self.files())
 
     def model(self) -> ModelProto:
         """A copy of all that the file says (names, metadata), to edit; external data are not loaded."""

@@ -11,7 +11,6 @@ import onnxruntime
 import pytest
 
 from cli.conftest import call
-from networks import exported, network, sample
 
 FACTORY = """
 import torch
@@ -30,17 +29,6 @@ def batches():
 def none():
     return None
 """
-
-
-@pytest.fixture(scope="module")
-def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A small network with a residual block, and 24 samples."""
-    folder = tmp_path_factory.mktemp("network")
-    module = network("residual", 0)
-    source = exported(module, folder, "residual")
-    name = source.network().inputs[0]
-    np.savez(folder / "samples.npz", **{name: sample(module, 24, 1)[0].numpy()})
-    return source.path, folder / "samples.npz"
 
 
 def outputs(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:

@@ -1,0 +1,95 @@
+"""`quantize` for whole networks: an ONNX file, a module that a function builds, or an encoder's folder, to ONNX."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bitwright.cli.answer import duration, err, say, say_json, show, size
+from bitwright.cli.job import use_threads
+from bitwright.cli.network.deliver import exported_inside, file_bytes, note_delivery, show_delivery, verify_file
+from bitwright.cli.network.given import SOURCE, Given
+from bitwright.engine.network import Step, quantize_network
+from bitwright.recipe.network import find_network_recipe
+from bitwright.store.files import read_json
+from bitwright.store.onnx_source import OnnxSource
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """The options of `quantize` that concern whole networks, as given."""
+
+    given: Given
+    recipe: str
+    target: str
+    output: Path
+    threads: int | None
+    verify: bool
+    json: bool
+
+
+def quantize_whole(options: NetworkOptions) -> None:
+    """Quantize, export to OUT/export/onnx/model.onnx, and verify what was delivered."""
+    use_threads(options.threads)
+    recipe = find_network_recipe(options.recipe, options.target)
+    source, samples = options.given.open(options.output / SOURCE)
+    for note in source.notes:
+        err.print(f"note: {note}", soft_wrap=True)
+    err.print(f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
+    started = time.monotonic()
+    network = quantize_network(source, recipe, options.output, samples, Progress())
+    file = exported_inside(network, options.output)
+    seconds = time.monotonic() - started
+    delivery = None
+    if options.verify:
+        err.print("verifying the delivered file")
+        delivery = verify_file(file, source, samples, options.threads or 1)
+        note_delivery(options.output, delivery)
+    data = _summary(options, source, file, seconds) | {"delivery": delivery}
+    if options.json:
+        say_json(data)
+    else:
+        _show(options, data)
+
+
+class Progress:
+    """Prints a line when a step begins and whenever another quarter of it is done, with the time it took so far."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._last = ("", 0)
+
+    def __call__(self, step: Step) -> None:
+        now = (step.what, 4 * step.done // max(1, step.total))
+        if now != self._last:
+            self._last = now
+            err.print(f"{duration(time.monotonic() - self._started)}: {step.what} {step.done}/{step.total}")
+
+
+def _summary(options: NetworkOptions, source: OnnxSource, file: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "artifact": str(options.output),
+        "export": str(file),
+        "bytes": file_bytes(file),
+        "bytes_original": source.bytes,
+        "seconds": seconds,
+        "manifest": read_json(options.output / "manifest.json"),
+    }
+
+
+def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
+    table = Table(box=None, show_header=False)
+    table.add_row("before", size(data["bytes_original"]))
+    table.add_row("after", size(data["bytes"]))
+    table.add_row("time", duration(data["seconds"]))
+    show(table)
+    if data["delivery"] is not None:
+        show_delivery(data["delivery"])
+    path = data["artifact"]
+    say(f"artifact: {path}\nexport:   {data['export']}")
+    say(f"next:     bitwright evaluate {path} --against {options.given.model} --metric pkg.mod:function")
+    say(f"          bitwright report {path} -o page.html")
