@@ -83,6 +83,8 @@ def test_a_module_is_built_by_the_users_function(tmp_path: Path, monkeypatch: py
         (("-r", "int9", "-c", "SAMPLES"), "choose one of int8"),
         (("-r", "int8", "-c", "SAMPLES", "--target", "toaster"), "choose one of x86-vnni"),
         (("-r", "int8", "-c", "SAMPLES", "--to", "dense"), "exported to onnx"),
+        (("-r", "w4a4", "-c", "SAMPLES", "--to", "onnx"), "activations of 4 bits are simulated"),
+        (("-r", "int8", "-c", "SAMPLES", "--loader", "a:b"), "not from both"),
         (("-r", "int8", "--loader", "nowhere:batches"), "no module 'nowhere'"),
         (("-r", "int8", "-c", "missing.npz"), "no such file"),
     ],
@@ -96,6 +98,15 @@ def test_what_is_missing_or_unknown_is_said(
     found = call("quantize", model, *given, "-o", tmp_path / "out")
     assert found.exit_code == 2
     assert words in found.stderr
+
+
+def test_what_no_engine_runs_is_made_and_said_not_to_be_exported(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    model, samples = residual
+    found = call("quantize", model, "-r", "w4a4", "-c", samples, "-o", tmp_path / "out", "--json")
+    assert found.exit_code == 0, found.output
+    data = json.loads(found.stdout)
+    assert data["export"] is None and 0 < data["bytes"] < data["bytes_original"]
+    assert "not exported" in found.stderr
 
 
 def test_a_loader_that_gives_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def quantize(
         from bitwright.cli.network.quantize import NetworkOptions, quantize_whole
 
         network = Given(str(model), calibration, loader, samples, length)
-        quantize_whole(NetworkOptions(network, recipe, target, output, threads, not no_verify, json))
+        quantize_whole(NetworkOptions(network, recipe, target, output, threads, to is not None, not no_verify, json))
         return
     refuse("whole networks", loader=loader, no_verify=no_verify)
     if to is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -45,6 +46,12 @@ def exported_inside(network: QuantizedNetwork, artifact: Path) -> Path:
 def file_bytes(file: Path) -> int:
     """Size of a delivered file and of the data beside it."""
     return sum(path.stat().st_size for path in _files(file))
+
+
+def stored_bytes(network: QuantizedNetwork, artifact: Path) -> int:
+    """Size of the artifact's weights in codes, and of the float file without what they stand for."""
+    floats = sum(4 * math.prod(weight.shape) for weight in network.weights.values())
+    return (artifact / "weights.safetensors").stat().st_size + network.source.bytes - floats
 
 
 def _files(file: Path) -> list[Path]:

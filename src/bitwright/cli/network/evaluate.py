@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from bitwright.cli.answer import err, say, say_json, show, size
-from bitwright.cli.network.deliver import exported_inside, file_bytes
+from bitwright.cli.network.deliver import exported_inside, file_bytes, stored_bytes
 from bitwright.cli.network.given import Given, original_of
 from bitwright.engine.simulate import Simulation
 from bitwright.evaluate.metric import Measured, callable_model, measure_metric
@@ -73,7 +73,7 @@ def _delivered(quantized: QuantizedNetwork, options: EvaluateOptions) -> tuple[R
         file = exported_inside(quantized, options.artifact)
     except ExportError as error:
         err.print(f"note: simulated, not run in an engine: {error}", soft_wrap=True)
-        return Simulation(quantized, options.threads), (options.artifact / "weights.safetensors").stat().st_size, True
+        return Simulation(quantized, options.threads), stored_bytes(quantized, options.artifact), True
     return OnnxRunner(read_model(file), file.parent, options.threads), file_bytes(file), False
 
 

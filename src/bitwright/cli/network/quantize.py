@@ -9,14 +9,21 @@ from typing import Any
 
 from rich.table import Table
 
-from bitwright.cli.answer import duration, err, say, say_json, show, size
+from bitwright.cli.answer import duration, err, say, say_json, show, show_warning, size
 from bitwright.cli.job import use_threads
-from bitwright.cli.network.deliver import exported_inside, file_bytes, note_delivery, show_delivery, verify_file
+from bitwright.cli.network.deliver import (
+    exported_inside,
+    file_bytes,
+    note_delivery,
+    show_delivery,
+    stored_bytes,
+    verify_file,
+)
 from bitwright.cli.network.given import SOURCE, Given
 from bitwright.engine.network import Step, quantize_network
-from bitwright.recipe.network import find_network_recipe
+from bitwright.export.exporter import ExportError
+from bitwright.recipe.network import NetworkRecipe, find_network_recipe
 from bitwright.store.files import read_json
-from bitwright.store.onnx_source import OnnxSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class NetworkOptions:
     target: str
     output: Path
     threads: int | None
+    must_export: bool
     verify: bool
     json: bool
 
@@ -36,24 +44,48 @@ def quantize_whole(options: NetworkOptions) -> None:
     """Quantize, export to OUT/export/onnx/model.onnx, and verify what was delivered."""
     use_threads(options.threads)
     recipe = find_network_recipe(options.recipe, options.target)
+    if options.must_export:
+        check_exports(recipe)
     source, samples = options.given.open(options.output / SOURCE)
     for note in source.notes:
         err.print(f"note: {note}", soft_wrap=True)
     err.print(f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
     started = time.monotonic()
     network = quantize_network(source, recipe, options.output, samples, Progress())
-    file = exported_inside(network, options.output)
+    try:
+        file = exported_inside(network, options.output)
+    except ExportError as error:
+        file = None
+        show_warning(f"not exported: {error}")
     seconds = time.monotonic() - started
     delivery = None
-    if options.verify:
+    if options.verify and file is not None:
         err.print("verifying the delivered file")
         delivery = verify_file(file, source, samples, options.threads or 1)
         note_delivery(options.output, delivery)
-    data = _summary(options, source, file, seconds) | {"delivery": delivery}
+    size_of_it = stored_bytes(network, options.output) if file is None else file_bytes(file)
+    data = {
+        "artifact": str(options.output),
+        "export": None if file is None else str(file),
+        "bytes": size_of_it,
+        "bytes_original": source.bytes,
+        "seconds": seconds,
+        "manifest": read_json(options.output / "manifest.json"),
+        "delivery": delivery,
+    }
     if options.json:
         say_json(data)
     else:
         _show(options, data)
+
+
+def check_exports(recipe: NetworkRecipe) -> None:
+    """ExportError where no engine runs what the recipe makes: before any work is done."""
+    if recipe.activation_bits != 8:
+        raise ExportError(
+            f"--to onnx: activations of {recipe.activation_bits} bits are simulated, no engine runs them; leave --to "
+            "out (evaluate simulates the network), or take a recipe with 8-bit activations"
+        )
 
 
 class Progress:
@@ -70,17 +102,6 @@ class Progress:
             err.print(f"{duration(time.monotonic() - self._started)}: {step.what} {step.done}/{step.total}")
 
 
-def _summary(options: NetworkOptions, source: OnnxSource, file: Path, seconds: float) -> dict[str, Any]:
-    return {
-        "artifact": str(options.output),
-        "export": str(file),
-        "bytes": file_bytes(file),
-        "bytes_original": source.bytes,
-        "seconds": seconds,
-        "manifest": read_json(options.output / "manifest.json"),
-    }
-
-
 def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False)
     table.add_row("before", size(data["bytes_original"]))
@@ -90,6 +111,6 @@ def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     if data["delivery"] is not None:
         show_delivery(data["delivery"])
     path = data["artifact"]
-    say(f"artifact: {path}\nexport:   {data['export']}")
+    say(f"artifact: {path}" + ("" if data["export"] is None else f"\nexport:   {data['export']}"))
     say(f"next:     bitwright evaluate {path} --against {options.given.model} --metric pkg.mod:function")
     say(f"          bitwright report {path} -o page.html")
