@@ -7,6 +7,7 @@ import torch
 
 from bitwright.calib import (
     Auto,
+    Average,
     Choice,
     Entropy,
     HeldOut,
@@ -17,6 +18,7 @@ from bitwright.calib import (
     Percentile,
     activation_params,
     choose,
+    choose_each,
 )
 from bitwright.numerics import Spec, quantize
 from conformance.ranges import ACTIVATIONS, FLOATS, VALUES, seen, values_of
@@ -153,3 +155,26 @@ def test_nothing_held_out_is_an_error(held_out: list[Histogram]) -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="Auto wants"):
         Auto(**settings)  # type: ignore[arg-type]
+
+
+def test_the_mean_of_the_noise_gives_up_no_single_sample() -> None:
+    values = few_large_samples()
+    spec = ACTIVATIONS["uint8"]
+    choice = choose(Auto(average=Average.NOISE), seen(values), spec, each(values))
+    decibels = choose(Auto(), seen(values), spec, each(values)).taken
+    for trial in choice.trials:
+        expected = float((10 ** (-ratios(values, spec, trial.low, trial.high) / 10)).mean())
+        assert trial.noise == pytest.approx(expected, rel=0.03), trial
+    assert choice.taken.noise == min(trial.noise for trial in choice.trials if not trial.is_refused)
+    assert choice.taken.noise < decibels.noise and choice.taken.sqnr < decibels.sqnr
+
+
+@pytest.mark.parametrize("name", ["uint8", "int8", "uint4"])
+def test_many_rules_at_once_choose_as_each_alone(name: str) -> None:
+    values, held_out = halves("swish")
+    rules = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), Percentile(99.9))
+    alone = tuple(choose(rule, seen(values), ACTIVATIONS[name], each(held_out)) for rule in rules)
+    together = choose_each(rules, seen(values), ACTIVATIONS[name], each(held_out))
+    for one, other in zip(alone, together, strict=True):
+        assert (one.taken.rule, one.taken.low, one.taken.high) == (other.taken.rule, other.taken.low, other.taken.high)
+        assert one.taken.noise == pytest.approx(other.taken.noise, rel=1e-12)

@@ -225,3 +225,25 @@ def test_how_samples_make_batches() -> None:
     assert stacking_of([Value("x", (8, 4), "float32")]) == Stacking(True, 8)
     assert stacking_of([X, Value("t", (1,), "float32")]) == Stacking(False, None)
     assert stacking_of([Value("x", None, "float32")]) == Stacking(True, None)
+
+
+def test_samples_are_picked_by_their_places(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbers(6, 4))
+    picked = read_samples(tmp_path / "a.npy", [X]).at([4, 1])
+    assert picked.count == 2 and joined(picked, 8)[:, 0].tolist() == [16, 4]
+
+
+def test_dealt_samples_come_from_all_places_and_so_does_every_batch(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbers(100, 4))
+    dealt = read_samples(tmp_path / "a.npy", [X]).dealt(12, 4)
+    batches = [(batch["x"][:, 0] / 4).tolist() for batch in dealt.batches(4)]
+    assert sorted(place for batch in batches for place in batch) == [place * 100 // 12 for place in range(12)]
+    assert [len(batch) for batch in batches] == [4, 4, 4]
+    assert all(min(batch) < 25 and max(batch) >= 75 for batch in batches)
+
+
+def test_dealt_samples_fill_the_batches_of_a_network_that_fixes_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbers(30, 4))
+    samples = read_samples(tmp_path / "a.npy", [Value("x", (5, 4), "float32")])
+    assert [len(batch["x"]) for batch in samples.dealt(12, 16).batches(16)] == [5, 5]
+    assert samples.dealt(3, 16).count == 5

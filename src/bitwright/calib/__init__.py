@@ -1,7 +1,7 @@
 """What calibration keeps of the tensors that it saw: sums that can be merged, and the ranges that follow from them."""
 
 from bitwright.calib.activation import activation_params
-from bitwright.calib.auto import Auto, Choice, Trial, choose
+from bitwright.calib.auto import Auto, Average, Choice, Trial, choose, choose_each
 from bitwright.calib.checks import Finding, InputCheck, Problem
 from bitwright.calib.coverage import Coverage, check_histograms, coverage, mismatches, wasserstein
 from bitwright.calib.density import clipped_energy, distortion, outside, sqnr
@@ -15,6 +15,7 @@ from bitwright.calib.square_error import MeanSquaredError, Octav
 
 __all__ = [
     "Auto",
+    "Average",
     "Choice",
     "Coverage",
     "Cross",
@@ -36,6 +37,7 @@ __all__ = [
     "activation_params",
     "check_histograms",
     "choose",
+    "choose_each",
     "clipped_energy",
     "coverage",
     "distortion",

@@ -43,11 +43,8 @@ class Density:
 
     def above(self, bound: float) -> tuple[float, float, float]:
         """Of the values above `bound`: how many, the sum of their distances to it, and of the squared distances."""
-        left, right = (self.edges[:-1] - bound), (self.edges[1:] - bound)
-        part = torch.where(right > left, right.clamp(min=0) / (right - left), 1.0).clamp(max=1) * (right > 0)
-        mass = self.mass * part
-        a, b = left.clamp(min=0), right.clamp(min=0)
-        return float(mass.sum()), float(mass @ (a + b)) / 2, float(mass @ (a * a + a * b + b * b)) / 3
+        count, sums, squares = _above(self, torch.tensor([bound], dtype=torch.float64))
+        return float(count), float(sums), float(squares)
 
     def below(self, bound: float) -> tuple[float, float, float]:
         """The same of the values below `bound`; distances are positive."""
@@ -57,6 +54,18 @@ class Density:
     def total(self) -> float:
         """How many values there are."""
         return float(self.mass.sum())
+
+
+def _above(
+    held: Density, bounds: Float64[Tensor, "bounds"]
+) -> tuple[Float64[Tensor, "bounds"], Float64[Tensor, "bounds"], Float64[Tensor, "bounds"]]:
+    """Of the values above each bound: how many, and the sums of their distances to it and of the squared distances."""
+    beyond = held.edges - bounds[:, None]
+    left, right = beyond[:, :-1], beyond[:, 1:]
+    a, b = left.clamp(min=0), right.clamp(min=0)
+    part = torch.where(right > left, b / (right - left), 1.0).clamp(max=1) * (right > 0)
+    mass = held.mass * part
+    return mass.sum(1), (mass * (a + b)).sum(1) / 2, (mass * (a * a + a * b + b * b)).sum(1) / 3
 
 
 def density(histogram: Histogram) -> Density:
@@ -150,10 +159,18 @@ def sqnr(histogram: Histogram, spec: Spec, params: Params) -> float:
     return 10 * math.log10(max(histogram.mean_square, 1e-300) / noise)
 
 
+def clipped_energies(
+    held: Density, low: Float64[Tensor, "ranges"], high: Float64[Tensor, "ranges"]
+) -> Float64[Tensor, "ranges"]:
+    """The summed squared distance of the values to each of these ranges."""
+    mirrored = Density(-held.edges.flip(0), held.mass.flip(0))
+    return _above(held, high)[2] + _above(mirrored, -low)[2]
+
+
 def clipped_energy(histogram: Histogram, low: float, high: float) -> float:
     """The mean squared distance of the values to [low, high]: what clipping alone costs."""
-    held = density(histogram)
-    return (held.above(high)[2] + held.below(low)[2]) / histogram.count
+    bounds = torch.tensor([[low], [high]], dtype=torch.float64)
+    return float(clipped_energies(density(histogram), *bounds)) / histogram.count
 
 
 def outside(histogram: Histogram, low: float, high: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitwright.calib import Choice
+from bitwright.engine.judge import Ranges
 from bitwright.engine.layer import Rounded
 from bitwright.engine.observe import Observed
 from bitwright.engine.prepare import FLOAT, numbers_of
@@ -28,7 +28,7 @@ def finish(task: Task, walked: Walked, notes: Mapping[str, Any], out: Path) -> Q
     return open_network(out)
 
 
-def found_notes(task: Task, walked: Walked, observed: Observed, choices: Mapping[str, Choice]) -> dict[str, Any]:
+def found_notes(task: Task, walked: Walked, observed: Observed, ranges: Ranges) -> dict[str, Any]:
     """What the run found, for the manifest."""
     return {
         "findings": [finding.text for finding in observed.findings],
@@ -42,8 +42,10 @@ def found_notes(task: Task, walked: Walked, observed: Observed, choices: Mapping
             for name, found in walked.rounded.items()
         },
         "points": {
-            group: {"rule": to_plain(choice.taken.rule), "sqnr": choice.taken.sqnr} for group, choice in choices.items()
+            group: {"rule": to_plain(choice.taken.rule), "sqnr": choice.taken.sqnr}
+            for group, choice in ranges.choices.items()
         },
+        "range_rules": [{"rule": to_plain(rule), "output_noise": noise} for rule, noise in ranges.tried],
         "roles": {name: role.value for name, role in task.plan.placement.integer.items()},
         "float": dict(task.plan.placement.floats),
     }

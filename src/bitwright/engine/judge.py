@@ -1,51 +1,97 @@
-"""Which range rule serves a network best: the one with which its outputs are best on held-out samples.
+"""Who decides: the outputs of the network on samples that made no range.
 
-A rule judges tensors one by one; what noise in a tensor does to the answer depends on all that follows. So each rule's
-points are simulated, weights still float, on the samples that made no range, and the outputs decide.
+A rule judges tensors one by one, an edit looks at ranges; what either does to the answer depends on all that follows.
+So each is simulated, and what counts is how far the outputs are from those of the float network, as noise over signal
+of every sample, averaged. A mean in decibels would give up single samples for a little gain in all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from bitwright.calib import Choice, RangeRule
-from bitwright.engine.observe import HELD_OUT, Observed, points_of
+from bitwright.engine.observe import HELD_OUT, Observed, points_of_each
 from bitwright.execute.node_walk import NodeWalk, Quantize
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan
 from bitwright.solvers import Activation
 from bitwright.store.quantized import StoredPoint
+from bitwright.store.sample_set import Samples
 
+BATCH = 16
 JUDGING = 32  # samples at most
-_IDENTICAL = 100.0  # dB; more counts as this
+_FAINT = 1e-3  # a sample with less than this part of the mean signal counts as if it had as much
 
 Points = Mapping[str, StoredPoint]
 
 
-def best_points(
-    plan: NetworkPlan,
-    runner: OnnxRunner,
-    observed: Observed,
-    rules: Sequence[RangeRule],
-    batches: Iterable[Mapping[str, Tensor]],
-) -> tuple[Points, Mapping[str, Choice], dict[str, float]]:
-    """The points of the best rule, how each range was chosen, and each rule's dB where several were tried."""
-    first = points_of(plan, runner.network, observed, rules[0])
-    if len(rules) == 1:
-        return *first, {}
-    judging = held_out(batches)
-    wanted = [runner.run(batch) for batch in judging]
-    best, tried = first, {type(rules[0]).__name__: _output_sqnr(runner, first[0], judging, wanted)}
-    for rule in rules[1:]:
-        found = points_of(plan, runner.network, observed, rule)
-        sqnr = _output_sqnr(runner, found[0], judging, wanted)
-        if sqnr > max(tried.values()):
-            best = found
-        tried[type(rule).__name__] = sqnr
-    return *best, tried
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranges:
+    """The points of the rule that was taken, how each range was chosen by it, and each rule's noise over signal."""
+
+    points: Points
+    choices: Mapping[str, Choice]
+    tried: tuple[tuple[RangeRule, float], ...]
+
+    @property
+    def rule(self) -> RangeRule:
+        """The rule that was taken."""
+        return min(self.tried, key=lambda held: held[1])[0]
+
+
+@final
+class Judge:
+    """Held-out samples, and what the float network makes of them."""
+
+    def __init__(self, runner: OnnxRunner, samples: Samples) -> None:
+        self.batches: Sequence[Mapping[str, Tensor]] = list(samples.batches(BATCH))
+        self._wanted = [runner.run(batch) for batch in self.batches]
+
+    def noise(self, runner: OnnxRunner, points: Points) -> float:
+        """Noise over signal of the outputs, mean over samples, when `runner`'s network passes these points.
+
+        `runner`: the network itself, or an edited one with the same inputs and outputs.
+        """
+        walk = NodeWalk(runner, self.batches, {name: (through(point), point.readers) for name, point in points.items()})
+        for node in runner.network.nodes:
+            walk.advance(node, {})
+        names = [name for name, value in self._wanted[0].items() if value.is_floating_point()]
+        found = [
+            noise_over_signal([wanted[name] for wanted in self._wanted], [live[name] for live in walk.live])
+            for name in names
+        ]
+        return float(torch.cat(found).mean()) if found else 0.0
+
+
+def held_out(samples: Samples) -> Samples:
+    """At most 32 of the samples that made no range, from all places; of a few samples all."""
+    apart = range(HELD_OUT - 1, samples.count, HELD_OUT)
+    fixed = samples.stacking.fixed or 1
+    judges = samples.at(apart) if len(apart) >= fixed else samples
+    return judges.dealt(JUDGING, BATCH)
+
+
+def best_ranges(
+    plan: NetworkPlan, runner: OnnxRunner, observed: Observed, rules: Sequence[RangeRule], judge: Judge
+) -> Ranges:
+    """The points of the rule with which the outputs are best; of equal ones the first."""
+    found = points_of_each(plan, runner.network, observed, rules)
+    noise: dict[tuple[tuple[float, float], ...], float] = {}  # rules often agree, and then one simulation is enough
+    tried = []
+    for rule, (points, _) in zip(rules, found, strict=True):
+        ranges = tuple((point.low, point.high) for point in points.values())
+        if ranges not in noise:
+            noise[ranges] = judge.noise(runner, points)
+        tried.append((rule, noise[ranges]))
+    best = min(range(len(rules)), key=lambda place: tried[place][1])
+    return Ranges(*found[best], tuple(tried))
 
 
 def through(point: StoredPoint) -> Quantize:
@@ -59,46 +105,14 @@ def through(point: StoredPoint) -> Quantize:
     return quantize
 
 
-def held_out(batches: Iterable[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    """The samples that made no range; whole batches where inputs do not run along the samples alike."""
-    found: list[Mapping[str, Tensor]] = []
-    first = count = 0
-    for batch in batches:
-        sizes = {len(tensor) if tensor.dim() else 1 for tensor in batch.values()}
-        size = min(sizes)
-        rows = [row for row in range(size) if (first + row) % HELD_OUT == HELD_OUT - 1]
-        first += size
-        if len(sizes) > 1 or size < HELD_OUT:
-            rows = list(range(size))
-            found.append(batch)
-        elif rows:
-            found.append({name: tensor[rows] for name, tensor in batch.items()})
-        count += len(rows)
-        if count >= JUDGING:
-            break
-    return found
+def noise_over_signal(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> Float64[Tensor, "samples"]:
+    """The energy of the error of every sample over that of the sample; the batches are of one output."""
+    noise = torch.cat(list(_energies((b.double() - a.double() for a, b in zip(wanted, found, strict=True)))))
+    signal = torch.cat(list(_energies(one.double() for one in wanted)))
+    floor = max(_FAINT * float(signal.mean()), 1e-30)
+    return noise / signal.clamp(min=floor)
 
 
-def _output_sqnr(
-    runner: OnnxRunner, points: Points, batches: Sequence[Mapping[str, Tensor]], wanted: Sequence[Mapping[str, Tensor]]
-) -> float:
-    """Mean over samples and outputs of signal over noise in dB."""
-    walk = NodeWalk(runner, batches, {name: (through(point), point.readers) for name, point in points.items()})
-    for node in runner.network.nodes:
-        walk.advance(node, {})
-    ratios = [
-        sample_sqnr(value, live[name])
-        for live, outputs in zip(walk.live, wanted, strict=True)
-        for name, value in outputs.items()
-        if value.is_floating_point()
-    ]
-    return float(torch.cat(ratios).mean()) if ratios else 0.0
-
-
-def sample_sqnr(wanted: Tensor, found: Tensor) -> Tensor:
-    """10 log10 of signal over noise of every sample, at most 100 dB; float64."""
-    exact = wanted.double().reshape(len(wanted), -1) if wanted.dim() else wanted.double().reshape(1, 1)
-    noise = (found.double().reshape(exact.shape) - exact).square().sum(1)
-    signal = exact.square().sum(1)
-    ratio = 10 * torch.log10(signal.clamp(min=1e-30) / noise.clamp(min=1e-30))
-    return torch.where(noise > 0, ratio, torch.full_like(ratio, _IDENTICAL)).clamp(max=_IDENTICAL)
+def _energies(tensors: Iterator[Tensor]) -> Iterator[Float64[Tensor, "samples"]]:
+    for tensor in tensors:
+        yield tensor.reshape(len(tensor) if tensor.dim() else 1, -1).square().sum(1)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.engine.finish import finish, found_notes
-from bitwright.engine.judge import best_points
+from bitwright.engine.judge import BATCH, Judge, best_ranges, held_out
 from bitwright.engine.observe import observe
 from bitwright.engine.prepare import prepare
 from bitwright.engine.progress import OnStep, Step, ignore
-from bitwright.engine.walk import BATCH, Task, walk_weights
+from bitwright.engine.walk import Task, walk_weights
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.network import NetworkRecipe, plan_network
@@ -46,11 +46,11 @@ def quantize_network(
     runner = OnnxRunner(edited)
     values = list(dict.fromkeys(v for held in plan.placement.sources(runner.network).values() for v in held))
     observed = observe(runner, values, samples.batches(BATCH), lambda n: on_step(Step("calibrate", n, samples.count)))
-    points, choices, tried = best_points(plan, runner, observed, recipe.ranges, samples.batches(BATCH))
-    task = Task(edited, recipe, plan, points)
+    judge = Judge(runner, held_out(samples))
+    ranges = best_ranges(plan, runner, observed, recipe.ranges, judge)
+    task = Task(edited, recipe, plan, ranges.points)
     walked = walk_weights(task, samples, on_step)
-    notes = made_of | found_notes(task, walked, observed, choices) | {"output_sqnr_by_rule": tried}
-    return finish(task, walked, notes, out)
+    return finish(task, walked, made_of | found_notes(task, walked, observed, ranges), out)
 
 
 def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples) -> dict[str, Any]:

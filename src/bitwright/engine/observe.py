@@ -12,15 +12,17 @@ from typing import final
 
 from torch import Tensor
 
-from bitwright.calib import Choice, Finding, Histogram, InputCheck, RangeRule, check_histograms, choose
+from bitwright.calib import Choice, Finding, Histogram, InputCheck, RangeRule, check_histograms, choose_each
 from bitwright.calib.activation import activation_params
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network
 from bitwright.numerics import Params, Spec
 from bitwright.recipe.network import NetworkPlan
+from bitwright.recipe.points import Point
 from bitwright.store.quantized import StoredPoint
 
 HELD_OUT = 8  # every eighth sample judges the ranges
+SEEN = 64  # held-out samples that a range is judged on
 
 
 class CalibrationError(ValueError):
@@ -49,7 +51,7 @@ def observe(
     network = runner.network
     check = InputCheck({name: network.values[name].shape for name in network.inputs})
     for batch in batches:
-        size = min(len(tensor) if tensor.dim() else 1 for tensor in batch.values())
+        size = min((len(tensor) for tensor in batch.values() if tensor.dim()), default=1)
         check.add(batch, found.count)
         seen = runner.run(batch, tuple(values))
         for name, value in seen.items():
@@ -87,25 +89,27 @@ def _count_in(found: Observed, name: str, value: Tensor, size: int) -> None:
         start = stop + 1
 
 
-def points_of(
-    plan: NetworkPlan, network: Network, observed: Observed, rule: RangeRule
-) -> tuple[dict[str, StoredPoint], dict[str, Choice]]:
-    """Every point with its range, and by group how it was chosen."""
+def points_of_each(
+    plan: NetworkPlan, network: Network, observed: Observed, rules: Sequence[RangeRule]
+) -> list[tuple[dict[str, StoredPoint], dict[str, Choice]]]:
+    """For each rule, every point with its range, and by group how it was chosen."""
     sources = plan.placement.sources(network)
-    choices: dict[str, Choice] = {}
-    points: dict[str, StoredPoint] = {}
-    for point in plan.placement.points:
-        if point.group not in choices:
-            choices[point.group] = _chosen(sources[point.group], observed, rule, point.spec)
-        taken = choices[point.group].taken
-        params: Params = activation_params(taken.low, taken.high, point.spec)
-        points[point.value] = StoredPoint(
-            point.value, point.spec, point.group, point.readers, taken.low, taken.high, params
-        )
-    return points, choices
+    specs = {point.group: point.spec for point in reversed(plan.placement.points)}
+    chosen = {group: _chosen(sources[group], observed, rules, spec) for group, spec in specs.items()}
+    found = []
+    for place in range(len(rules)):
+        choices = {group: chosen[group][place] for group in dict.fromkeys(p.group for p in plan.placement.points)}
+        found.append(({p.value: _stored(p, choices[p.group]) for p in plan.placement.points}, choices))
+    return found
 
 
-def _chosen(values: Sequence[str], observed: Observed, rule: RangeRule, spec: Spec) -> Choice:
+def _stored(point: Point, choice: Choice) -> StoredPoint:
+    taken = choice.taken
+    params: Params = activation_params(taken.low, taken.high, point.spec)
+    return StoredPoint(point.value, point.spec, point.group, point.readers, taken.low, taken.high, params)
+
+
+def _chosen(values: Sequence[str], observed: Observed, rules: Sequence[RangeRule], spec: Spec) -> tuple[Choice, ...]:
     first, *others = values
     histogram, held = observed.histograms[first], observed.held_out[first]
     if others:
@@ -114,6 +118,12 @@ def _chosen(values: Sequence[str], observed: Observed, rule: RangeRule, spec: Sp
             histogram.merge(observed.histograms[name])
             held = held + observed.held_out[name]
     try:
-        return choose(rule, histogram, spec, held)
+        return choose_each(rules, histogram, spec, _spread(held))
     except ValueError as error:
         raise CalibrationError(f"{first}: {error}") from error
+
+
+def _spread(held: Sequence[Histogram]) -> Sequence[Histogram]:
+    """At most 64 of them, from all places: more change the choice of a rule hardly, and cost time for every value."""
+    count = min(len(held), SEEN)
+    return [held[place * len(held) // count] for place in range(count)]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import final
 
 from torch import Tensor
 
-from bitwright.engine.judge import through
+from bitwright.engine.judge import BATCH, through
 from bitwright.engine.layer import Rounded, halves, round_alone, round_layer
 from bitwright.engine.patches import has_patches, output_axis
 from bitwright.engine.progress import OnStep, Step
@@ -27,7 +26,6 @@ from bitwright.store.quantized import StoredPoint, StoredWeight
 from bitwright.store.sample_set import Samples
 from bitwright.transforms import biased_value
 
-BATCH = 16
 WALKED = 64  # samples that weights are rounded on; all of them make the ranges
 
 
@@ -73,8 +71,7 @@ class _Walk:
 
     def run(self, samples: Samples, on_step: OnStep) -> None:
         plan = self.task.plan
-        count = -(-min(samples.count, WALKED) // BATCH)
-        batches = list(islice(samples.batches(BATCH), max(2, count)))
+        batches = list(samples.dealt(WALKED, BATCH).batches(BATCH))
         steps = {name: step for step in plan.weights for name in step.nodes}
         taken = {name: (through(point), point.readers) for name, point in self.task.points.items()}
         walk = NodeWalk(OnnxRunner(self.task.source), batches, taken)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from bitwright.calib import Auto, MeanMinMax, MinMaxRange, RangeRule
+from bitwright.calib import Auto, Average, MeanMinMax, MinMaxRange, Percentile, RangeRule
 from bitwright.graph.network import Network, Node
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Int, Spec
 from bitwright.recipe.points import Placement, Point, place
 from bitwright.recipe.targets import Role, Target, find_target
 from bitwright.solvers import Feedback, Solver
+
+RANGES = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), MinMaxRange(), Percentile(99.999))
 
 
 @final
@@ -33,7 +35,7 @@ class NetworkRecipe:
     edge_bits: int = 8
     target: str = "x86-vnni"
     per_channel: bool = True
-    ranges: tuple[RangeRule, ...] = (Auto(), MeanMinMax(), MinMaxRange())
+    ranges: tuple[RangeRule, ...] = RANGES
     solver: Solver = field(default_factory=lambda: Feedback(fitter=AbsMax(), sweeps=4))
     corrects_bias: bool = True
     keep: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -74,6 +74,24 @@ class Samples:
     def first(self, size: int = 1) -> Feed:
         """The first batch."""
         return next(self.batches(size))
+
+    def at(self, indices: Sequence[int]) -> Samples:
+        """These samples alone, in this order. For a network with a fixed batch their number is a multiple of it."""
+        return replace(self, count=len(indices), _read=lambda place: self._read(indices[place]))
+
+    def dealt(self, wanted: int, size: int) -> Samples:
+        """At most `wanted` samples from all places, in an order in which each batch of `size` has some from everywhere.
+
+        Sets are often sorted (by class, by the step of a diffusion), so neither the first samples nor those that stand
+        together speak for the rest. Whole batches where the network fixes them.
+        """
+        size = self.stacking.fixed or size if self.stacking.shares else 1
+        count = min(self.count, wanted)
+        if self.stacking.fixed:
+            count = max(size, count - count % size)
+        places = [place * self.count // count for place in range(count)]
+        batches = -(-count // size)
+        return self.at([places[place] for first in range(batches) for place in range(first, count, batches)])
 
     def name(self, index: int) -> str:
         """What the sample is called in errors: its file, and its place there. Reads it."""
