@@ -45,8 +45,7 @@ def quantized(source: OnnxSource, target: str = "x86-vnni") -> QuantizedNetwork:
 
 
 def written(held: QuantizedNetwork, path: Path) -> onnx.ModelProto:
-    graph = QdqGraph(held)
-    held.source.write(path, graph.build(), graph.stored)
+    QdqGraph(held).build().write(path)
     return onnx.load(path)
 
 

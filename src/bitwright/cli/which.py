@@ -9,11 +9,17 @@ import json
 from pathlib import Path
 
 from bitwright.recipe.network import NETWORK_PRESETS
+from bitwright.recipe.presets import PRESETS
+from bitwright.store.network_source import ModelKind, kind_of
 
 
 def is_network(model: Path, recipe: str) -> bool:
-    """Whether a model is quantized as a whole: by the recipe, or because no language model has such a name."""
-    return recipe in NETWORK_PRESETS or model.suffix.lower() == ".onnx" or (":" in str(model) and not model.exists())
+    """Whether a model is quantized as a whole: by what it is, where a recipe of that name exists for both kinds."""
+    if model.suffix.lower() == ".onnx" or (":" in str(model) and not model.exists()):
+        return True
+    if recipe in PRESETS and recipe in NETWORK_PRESETS and model.is_dir():
+        return kind_of(str(model)) is ModelKind.ENCODER
+    return recipe in NETWORK_PRESETS and recipe not in PRESETS
 
 
 def is_network_artifact(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from bitwright.calib import Choice, RangeRule
+from bitwright.calib.activation import activation_params
 from bitwright.engine.observe import HELD_OUT, Observed, points_of_each
 from bitwright.execute.node_walk import NodeWalk, Quantize
 from bitwright.execute.onnx_runner import OnnxRunner
@@ -83,7 +84,9 @@ def best_ranges(
 ) -> Ranges:
     """The points of the rule with which the outputs are best; of equal ones the first."""
     found = points_of_each(plan, runner.network, observed, rules)
-    noise: dict[tuple[tuple[float, float], ...], float] = {}  # rules often agree, and then one simulation is enough
+    noise: dict[
+        tuple[tuple[float | None, float | None], ...], float
+    ] = {}  # rules often agree, and then one simulation is enough
     tried = []
     for rule, (points, _) in zip(rules, found, strict=True):
         ranges = tuple((point.low, point.high) for point in points.values())
@@ -95,12 +98,13 @@ def best_ranges(
 
 
 def through(point: StoredPoint) -> Quantize:
-    """What a value is after passing through a point's codes."""
-    activation = Activation(point.spec, point.params)
+    """What a value is after passing through a point's codes, whose range is the value's own if the point has none."""
+    params = point.params
 
     def quantize(name: str, value: Tensor) -> Tensor:
         with torch.no_grad():
-            return activation.apply(value)
+            found = params or activation_params(float(value.min()), float(value.max()), point.spec)
+            return Activation(point.spec, found).apply(value)
 
     return quantize
 

@@ -94,16 +94,23 @@ def points_of_each(
 ) -> list[tuple[dict[str, StoredPoint], dict[str, Choice]]]:
     """For each rule, every point with its range, and by group how it was chosen."""
     sources = plan.placement.sources(network)
-    specs = {point.group: point.spec for point in reversed(plan.placement.points)}
+    specs = {point.group: point.spec for point in reversed(plan.placement.points) if not point.dynamic}
     chosen = {group: _chosen(sources[group], observed, rules, spec) for group, spec in specs.items()}
     found = []
     for place in range(len(rules)):
-        choices = {group: chosen[group][place] for group in dict.fromkeys(p.group for p in plan.placement.points)}
-        found.append(({p.value: _stored(p, choices[p.group]) for p in plan.placement.points}, choices))
+        choices = {
+            group: chosen[group][place]
+            for group in dict.fromkeys(p.group for p in plan.placement.points)
+            if group in chosen
+        }
+        found.append(({p.value: _stored(p, choices.get(p.group)) for p in plan.placement.points}, choices))
     return found
 
 
-def _stored(point: Point, choice: Choice) -> StoredPoint:
+def _stored(point: Point, choice: Choice | None) -> StoredPoint:
+    """A point with its range; without one where there is no choice, because it is found as the network runs."""
+    if choice is None:
+        return StoredPoint(point.value, point.spec, point.group, point.readers)
     taken = choice.taken
     params: Params = activation_params(taken.low, taken.high, point.spec)
     return StoredPoint(point.value, point.spec, point.group, point.readers, taken.low, taken.high, params)

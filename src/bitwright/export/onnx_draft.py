@@ -9,11 +9,14 @@ faster in another arrangement (`arrange.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import final
 
+import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from bitwright.export.arrange import arrange
+from bitwright.export.exporter import ExportError
 from bitwright.export.proto_graph import reads_of
 from bitwright.graph.onnx import is_constant
 from bitwright.store.onnx_source import OnnxSource
@@ -89,6 +92,19 @@ class OnnxDraft:
         for node in nodes:
             self._protos[node].input[place] = made
         return made
+
+    def write(self, path: Path) -> None:
+        """Finish, and write the model to `path`; external data go beside it where the source keeps some.
+
+        Raises ExportError if the ONNX checker rejects it.
+        """
+        self._source.write(path, self.finish(), self.stored)
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            raise ExportError(
+                f"{path}: the ONNX checker rejects what was written: {error}; please report it"
+            ) from error
 
     def finish(self) -> ModelProto:
         """The model, all nodes in running order, without the constants that nothing reads any more."""

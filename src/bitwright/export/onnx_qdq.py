@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-
 from bitwright.export.exporter import ExportError
 from bitwright.export.qdq_graph import QdqGraph
 from bitwright.numerics import Int
@@ -23,9 +21,4 @@ def export_qdq(network: QuantizedNetwork, path: Path) -> None:
             raise ExportError(
                 f"{point.value}: activations in {form} are simulated, but no engine runs them; export 8-bit activations"
             )
-    graph = QdqGraph(network)
-    network.source.write(path, graph.build(), graph.stored)
-    try:
-        onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"{path}: the ONNX checker rejects what was written: {error}; please report it") from error
+    QdqGraph(network).build().write(path)

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from onnx import ModelProto, helper
+from onnx import helper
 from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
 from bitwright.numerics import Int
-from bitwright.store.onnx_tensors import Stored
 from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight, bias_codes
 
 
@@ -28,20 +27,15 @@ class QdqGraph:
         self.draft = OnnxDraft(quantized.source)
         self._scales: dict[str, tuple[str, str]] = {}
 
-    @property
-    def stored(self) -> Mapping[str, Stored]:
-        """The tensors of new constants, to be written with the model."""
-        return self.draft.stored
-
-    def build(self) -> ModelProto:
-        """The model with all quantizers in it."""
+    def build(self) -> OnnxDraft:
+        """The graph with all quantizers in it."""
         for weight in self.quantized.weights.values():
             self._add_weight(weight)
         for node, (bias, steps) in self.quantized.biased().items():
             self._add_bias(node, bias, steps)
         for point in self.quantized.points.values():
             self._add_point(point)
-        return self.draft.finish()
+        return self.draft
 
     def _add_weight(self, weight: StoredWeight) -> None:
         spec = weight.qtensor.spec
@@ -91,6 +85,7 @@ class QdqGraph:
         if point.group not in self._scales:
             assert isinstance(point.spec.format, Int)
             dtype = torch.int8 if point.spec.format.signed else torch.uint8
+            assert point.params is not None
             self._scales[point.group] = (
                 self.draft.store(f"{point.group}.step", point.params.scale.reshape(()).float()),
                 self.draft.store(f"{point.group}.zero", torch.tensor(point.zero, dtype=dtype)),

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import final
+from enum import Enum
+from typing import assert_never, final
 
 from bitwright.calib import Auto, Average, MeanMinMax, MinMaxRange, Percentile, RangeRule
 from bitwright.graph.network import Network, Node
-from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Int, Spec
+from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Float8, Int, Spec, per_group
+from bitwright.recipe.forms import GROUPS, Activations, columns_of, group_for, place_products, ragged_rows
 from bitwright.recipe.points import Placement, Point, place
 from bitwright.recipe.targets import Role, Target, find_target
 from bitwright.solvers import Feedback, Solver
@@ -21,12 +23,22 @@ from bitwright.solvers import Feedback, Solver
 RANGES = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), MinMaxRange(), Percentile(99.999))
 
 
+class Number(Enum):
+    """What codes of 8 bits are; the value is how recipes spell it."""
+
+    INTEGER = "integer"
+    FLOAT8 = "float8"  # E4M3
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class NetworkRecipe:
     """What the user asks for. `edge_bits`: weights and activations of the first and the last linear operator.
 
-    `per_channel` False: one scale for a whole weight. `ranges`: rules, of which the one is taken with which the outputs
+    `activations`: how they are quantized; `activation_bits` and `edge_bits` are for static ones. `number` FLOAT8:
+    weights and activations are 8-bit floats. `per_channel` False: one scale for a whole weight. `group`: so many
+    columns of a row share a scale, or half as many and so on, where that does not divide the row. `has_zero`: weights
+    are unsigned, with a zero for every scale. `ranges`: rules, of which the one is taken with which the outputs
     are best on held-out samples. `keep`: names of nodes that shall stay float.
     """
 
@@ -34,7 +46,11 @@ class NetworkRecipe:
     activation_bits: int = 8
     edge_bits: int = 8
     target: str = "x86-vnni"
+    activations: Activations = Activations.STATIC
+    number: Number = Number.INTEGER
     per_channel: bool = True
+    group: int | None = None
+    has_zero: bool = False
     ranges: tuple[RangeRule, ...] = RANGES
     solver: Solver = field(default_factory=lambda: Feedback(fitter=AbsMax(), sweeps=4))
     corrects_bias: bool = True
@@ -48,7 +64,17 @@ class NetworkRecipe:
         ):
             if not 2 <= bits <= 8:
                 raise ValueError(f"{name} bits are from 2 to 8; found {bits}")
-        find_target(self.target)
+        if self.activations is not Activations.FLOAT and (self.group is not None or self.has_zero):
+            raise ValueError(
+                "engines multiply activations in codes with weights that have one scale per row and no zero: leave out "
+                "group and has_zero, or use activations = 'float'"
+            )
+        if self.group is not None and self.group not in GROUPS:
+            raise ValueError(f"a group is of {', '.join(map(str, GROUPS))} columns; found {self.group}")
+        if self.number is Number.FLOAT8 and self.activations is not Activations.STATIC:
+            raise ValueError("8-bit floats are for static activations; use activations = 'static'")
+        if self.activations is Activations.DYNAMIC and not find_target(self.target).has_dynamic:
+            raise ValueError(f"{self.target} takes static activations only; use the recipe int8")
 
 
 @final
@@ -81,30 +107,58 @@ def plan_network(network: Network, recipe: NetworkRecipe) -> NetworkPlan:
     unknown = sorted(set(recipe.keep) - {node.name for node in network.nodes})
     if unknown:
         raise NetworkPlanError(f"{unknown[0]}: asked to stay float, but the network has no node of this name")
-    kept = dict.fromkeys(recipe.keep, "asked to stay float")
-    placement = place(network, target, target.activation(recipe.activation_bits), kept)
+    placement = _placed(network, recipe, target, dict.fromkeys(recipe.keep, "asked to stay float"))
     linear = [node for node in network.nodes if placement.integer.get(node.name) is Role.LINEAR]
     if not linear:
         reasons = sorted(set(placement.floats.values()))
         raise NetworkPlanError(
             f"no operator of this network can run in integers on {target.name}: {'; '.join(reasons[:4])}"
         )
-    edges = {linear[0].name, linear[-1].name}
-    if recipe.activation_bits != recipe.edge_bits:
+    edges = {linear[0].name, linear[-1].name} if recipe.activations is Activations.STATIC else set()
+    if recipe.activation_bits != recipe.edge_bits and edges:
         placement = _wider(placement, linear, edges, target.activation(recipe.edge_bits))
-    return NetworkPlan(target, _weights(linear, edges, recipe, target), placement)
+    return NetworkPlan(target, _weights(network, linear, edges, recipe), placement)
 
 
-def _weights(linear: list[Node], edges: set[str], recipe: NetworkRecipe, target: Target) -> tuple[WeightStep, ...]:
-    readers: dict[str, list[str]] = {}
+def _placed(network: Network, recipe: NetworkRecipe, target: Target, kept: Mapping[str, str]) -> Placement:
+    """Where codes go, by how activations are quantized."""
+    match recipe.activations:
+        case Activations.STATIC if recipe.number is Number.FLOAT8:
+            return place(network, target, Spec(Float8(), PER_TENSOR), kept)
+        case Activations.STATIC:
+            return place(network, target, target.activation(recipe.activation_bits), kept)
+        case Activations.DYNAMIC:
+            form = Int(8, signed=False)  # what DynamicQuantizeLinear makes, on every target
+            return place_products(network, target, Spec(form, PER_TENSOR, zero=Spec(form)), kept)
+        case Activations.FLOAT:
+            kept = {**ragged_rows(network, recipe.group), **kept}
+            return place_products(network, target, None, kept)
+    assert_never(recipe.activations)
+
+
+def _weights(network: Network, linear: list[Node], edges: set[str], recipe: NetworkRecipe) -> tuple[WeightStep, ...]:
+    readers: dict[str, list[Node]] = {}
     for node in linear:
-        readers.setdefault(node.inputs[1], []).append(node.name)
+        readers.setdefault(node.inputs[1], []).append(node)
     steps = []
     for name, nodes in readers.items():
-        bits = recipe.edge_bits if edges & set(nodes) else recipe.weight_bits
-        spec = Spec(Int(min(bits, target.weight_bits)), PER_ROW if recipe.per_channel else PER_TENSOR)
-        steps.append(WeightStep(name, spec, tuple(nodes)))
+        held = tuple(node.name for node in nodes)
+        bits = recipe.edge_bits if edges & set(held) else recipe.weight_bits
+        steps.append(WeightStep(name, _spec(recipe, bits, columns_of(network, nodes[0])), held))
     return tuple(steps)
+
+
+def _spec(recipe: NetworkRecipe, bits: int, columns: int) -> Spec:
+    """How a weight of this many columns is stored."""
+    if recipe.number is Number.FLOAT8:
+        return Spec(Float8(), PER_ROW if recipe.per_channel else PER_TENSOR)
+    if recipe.activations is not Activations.FLOAT:
+        bits = min(bits, find_target(recipe.target).weight_bits)
+    form = Int(bits, signed=not recipe.has_zero)
+    tile = PER_ROW if recipe.per_channel else PER_TENSOR
+    if recipe.group is not None:
+        tile = per_group(group_for(columns, recipe.group) or columns)
+    return Spec(form, tile, zero=Spec(form) if recipe.has_zero else None)
 
 
 def _wider(placement: Placement, linear: list[Node], edges: set[str], spec: Spec) -> Placement:
@@ -133,8 +187,29 @@ def w4a4(target: str = "x86-vnni") -> NetworkRecipe:
     return replace(w4a8(target), activation_bits=4)
 
 
+def int8_dynamic(target: str = "x86-vnni") -> NetworkRecipe:
+    """8-bit weights of matrix products, and 8-bit activations whose ranges are found as the network runs."""
+    return NetworkRecipe(target=target, activations=Activations.DYNAMIC, ranges=(MinMaxRange(),))
+
+
+def w8a16(target: str = "x86-vnni") -> NetworkRecipe:
+    """8-bit weights of matrix products, one scale per output channel; activations stay as they are."""
+    solver = Feedback(fitter=AbsMax(), sweeps=2)
+    return NetworkRecipe(target=target, activations=Activations.FLOAT, ranges=(MinMaxRange(),), solver=solver)
+
+
+def w4a16(target: str = "x86-vnni") -> NetworkRecipe:
+    """4-bit weights of matrix products in groups of 128, with zeros; activations stay as they are."""
+    return replace(w8a16(target), weight_bits=4, group=128, has_zero=True, solver=Feedback(sweeps=2, refits=1))
+
+
+def fp8_static(target: str = "x86-vnni") -> NetworkRecipe:
+    """8-bit floats (E4M3) for weights, one scale per output channel, and for activations, one scale each."""
+    return NetworkRecipe(target=target, number=Number.FLOAT8, ranges=(MinMaxRange(),))
+
+
 NETWORK_PRESETS: Mapping[str, Callable[[str], NetworkRecipe]] = {
-    function.__name__: function for function in (int8, w4a8, w4a4)
+    function.__name__: function for function in (int8, int8_dynamic, w4a8, w4a4, w8a16, w4a16, fp8_static)
 }
 
 

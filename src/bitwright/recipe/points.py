@@ -46,10 +46,14 @@ class Placement:
     floats: Mapping[str, str]
 
     def sources(self, network: Network) -> dict[str, tuple[str, ...]]:
-        """By group, the values whose numbers its range has to cover: those that are not copies of others in it."""
+        """By group, the values whose numbers its range has to cover: those that are not copies of others in it.
+
+        Groups whose range is measured when the network runs are not in it.
+        """
         members: dict[str, list[str]] = {}
         for point in self.points:
-            members.setdefault(point.group, []).append(point.value)
+            if not point.dynamic:
+                members.setdefault(point.group, []).append(point.value)
         return {
             group: tuple(value for value in held if not self._is_copy(network, value, held))
             for group, held in members.items()

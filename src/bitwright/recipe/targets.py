@@ -58,6 +58,7 @@ class Target:
     """An engine on a kind of machine. `needs_output`: operators that stay float unless their output is quantized.
 
     `weight_bits`: what the integer units take without overflow. `joins_share`: parts of a Concat must have one scale.
+    `has_dynamic`: whether activations can be quantized by ranges that are found as the network runs.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Target:
     has_zero: bool = True
     weight_bits: int = 8
     joins_share: bool = False
+    has_dynamic: bool = True
     linear: frozenset[str] = LINEAR
     curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
     averages: frozenset[str] = frozenset({"AveragePool", "GlobalAveragePool"})
@@ -92,6 +94,7 @@ TARGETS: dict[str, Target] = {
             is_signed=True,
             has_zero=False,
             joins_share=True,
+            has_dynamic=False,
             linear=LINEAR | {"ConvTranspose"},
             curves=frozenset(),
             needs_output=_FUSED,

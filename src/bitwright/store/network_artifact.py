@@ -100,11 +100,9 @@ def open_network(folder: Path) -> QuantizedNetwork:
         )
     for entry in manifest["points"]:
         spec = from_plain(entry["stored"], Spec, _SPECS, entry["value"])
-        zero = None if spec.zero is None else torch.tensor([[float(entry["zero"])]])
-        params = Params(torch.tensor([[entry["scale"]]], dtype=torch.float32), zero)
         readers = None if entry["readers"] is None else tuple(entry["readers"])
         points[entry["value"]] = StoredPoint(
-            entry["value"], spec, entry["group"], readers, entry["low"], entry["high"], params
+            entry["value"], spec, entry["group"], readers, entry["low"], entry["high"], _params(spec, entry)
         )
     return QuantizedNetwork(OnnxSource.open(folder / "float.onnx"), weights, points, frozenset(manifest["integer"]))
 
@@ -135,6 +133,14 @@ def _weight(weight: StoredWeight) -> dict[str, Any]:
     }
 
 
+def _params(spec: Spec, entry: Mapping[str, Any]) -> Params | None:
+    """Scale and zero of a point; None where they are found when the network runs."""
+    if entry["scale"] is None:
+        return None
+    zero = None if spec.zero is None else torch.tensor([[float(entry["zero"])]])
+    return Params(torch.tensor([[entry["scale"]]], dtype=torch.float32), zero)
+
+
 def _point(point: StoredPoint) -> dict[str, Any]:
     return {
         "value": point.value,
@@ -143,6 +149,6 @@ def _point(point: StoredPoint) -> dict[str, Any]:
         "readers": None if point.readers is None else list(point.readers),
         "low": point.low,
         "high": point.high,
-        "scale": point.scale,
-        "zero": point.zero,
+        "scale": None if point.is_dynamic else point.scale,
+        "zero": None if point.is_dynamic else point.zero,
     }

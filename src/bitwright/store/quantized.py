@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
-from bitwright.numerics import Params, QTensor, Spec
+from bitwright.numerics import Int, Params, QTensor, Spec
 from bitwright.store.onnx_source import OnnxSource
 
 LARGEST = 2**31 - 1
@@ -43,6 +43,11 @@ class StoredWeight:
         return self.shaped(self.qtensor.dequantize())
 
     @property
+    def is_integer(self) -> bool:
+        """Whether its codes are integers, as those of the bias behind it then are."""
+        return isinstance(self.qtensor.spec.format, Int)
+
+    @property
     def scale(self) -> Float[Tensor, "tiles"]:
         """The step of each row, or the one step of all."""
         params = self.qtensor.params
@@ -53,24 +58,34 @@ class StoredWeight:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredPoint:
-    """A value that passes through codes; `readers` None: for everything that reads it."""
+    """A value that passes through codes; `readers` None: for everything that reads it.
+
+    `low`, `high` and `params` are None where they are found anew whenever the network runs.
+    """
 
     value: str
     spec: Spec
     group: str
     readers: tuple[str, ...] | None
-    low: float
-    high: float
-    params: Params
+    low: float | None = None
+    high: float | None = None
+    params: Params | None = None
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its range is found when the network runs."""
+        return self.params is None
 
     @property
     def scale(self) -> float:
-        """The step."""
+        """The step of a static point."""
+        assert self.params is not None
         return float(self.params.scale)
 
     @property
     def zero(self) -> int:
-        """The code of 0.0."""
+        """The code of 0.0 of a static point."""
+        assert self.params is not None
         return 0 if self.params.zero is None else int(self.params.zero)
 
 
@@ -85,13 +100,16 @@ class QuantizedNetwork:
     integer: frozenset[str]
 
     def biased(self) -> dict[str, tuple[str, Float[Tensor, "channels"]]]:
-        """By node in integers that has a bias: the name of the bias, and the step of each of its channels."""
+        """By node in integers that has a bias: the name of the bias, and the step of each of its channels.
+
+        Only with static activations: a step that is found as the network runs leaves the bias in float.
+        """
         found = {}
         for node in self.source.network().nodes:
             if node.name not in self.integer or len(node.inputs) < 3 or not node.inputs[2]:
                 continue
             weight, point = self.weights.get(node.inputs[1]), self.points.get(node.inputs[0])
-            if weight is not None and point is not None:
+            if weight is not None and point is not None and point.params is not None and weight.is_integer:
                 found[node.name] = (node.inputs[2], bias_steps(point.params.scale, weight.scale))
         return found
 
