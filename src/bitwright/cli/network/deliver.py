@@ -14,7 +14,7 @@ from bitwright.cli.answer import say
 from bitwright.evaluate.delivery import verify
 from bitwright.evaluate.latency import Timing
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.export.onnx_qdq import export_qdq
+from bitwright.export.onnx_forms import export_onnx
 from bitwright.store.artifact import ArtifactError
 from bitwright.store.files import file_digest, read_json, text_digest, write_json
 from bitwright.store.network_artifact import MANIFEST
@@ -31,7 +31,7 @@ def export_to(network: QuantizedNetwork, folder: Path) -> Path:
     """The network as `folder`/model.onnx."""
     file = folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    export_qdq(network, file)
+    export_onnx(network, file)
     return file
 
 
