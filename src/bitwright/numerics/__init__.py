@@ -2,6 +2,7 @@
 
 from bitwright.numerics.absmax import AbsMax
 from bitwright.numerics.absmse import AbsMse
+from bitwright.numerics.arithmetic import Arithmetic, Scaling
 from bitwright.numerics.fitter import Fitter
 from bitwright.numerics.format import Format
 from bitwright.numerics.grid import BINARY, NF4, TERNARY, Grid
@@ -32,6 +33,7 @@ __all__ = [
     "TERNARY",
     "AbsMax",
     "AbsMse",
+    "Arithmetic",
     "Fitter",
     "Float",
     "Float8",
@@ -45,6 +47,7 @@ __all__ = [
     "Params",
     "PowerOfTwo",
     "QTensor",
+    "Scaling",
     "Spec",
     "Tile",
     "assemble",

@@ -8,11 +8,11 @@ overflow unless weights use 7 bits. TensorRT wants symmetric signed activations;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import final
 
-from bitwright.numerics import PER_TENSOR, Int, Spec
+from bitwright.numerics import PER_TENSOR, Arithmetic, Int, Scaling, Spec
 
 
 class Role(Enum):
@@ -57,12 +57,14 @@ CLAMPS = frozenset({"Relu", "Clip"})
 class Target:
     """An engine on a kind of machine. `needs_output`: operators that stay float unless their output is quantized.
 
+    `arithmetic`: how it computes with codes.
     `weight_bits`: what the integer units take without overflow. `joins_share`: parts of a Concat must have one scale.
     `has_dynamic`: whether activations can be quantized by ranges that are found as the network runs.
     """
 
     name: str
     engine: str
+    arithmetic: Arithmetic
     is_signed: bool = False
     has_zero: bool = True
     weight_bits: int = 8
@@ -81,16 +83,20 @@ class Target:
 
 
 _FUSED = frozenset({Role.BLEND, Role.JOIN})
+_BY_FACTOR = Arithmetic(products=Scaling.MULTIPLY, blends=Scaling.MULTIPLY)
+_BY_SHIFT = Arithmetic(products=Scaling.MULTIPLY, blends=Scaling.SHIFT)
+_IN_FLOAT = Arithmetic(products=Scaling.FLOAT, blends=Scaling.FLOAT)
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("x86-vnni", "ONNX Runtime"),
-        Target("x86-avx2", "ONNX Runtime", weight_bits=7),
-        Target("arm", "ONNX Runtime", is_signed=True),
+        Target("x86-vnni", "ONNX Runtime", _BY_FACTOR),
+        Target("x86-avx2", "ONNX Runtime", replace(_BY_FACTOR, saturates=True), weight_bits=7),
+        Target("arm", "ONNX Runtime", _BY_SHIFT, is_signed=True),
         Target(
             "tensorrt",
             "TensorRT",
+            _IN_FLOAT,
             is_signed=True,
             has_zero=False,
             joins_share=True,
@@ -103,6 +109,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "openvino",
             "OpenVINO",
+            _IN_FLOAT,
             joins_share=True,
             linear=LINEAR | {"ConvTranspose"},
             curves=frozenset(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import final
 
 from torch import Tensor
@@ -52,3 +53,23 @@ def window_of(node: Node, x: Tensor, size: Sequence[int]) -> Window:
 def flat_pads(window: Window) -> list[int]:
     """The padding in the order of `torch.nn.functional.pad`: last axis first, both sides of each."""
     return [size for pair in reversed(list(zip(window.begin, window.end, strict=True))) for size in pair]
+
+
+def places_of(window: Window, x: Tensor) -> Iterator[Tensor]:
+    """What each place of the window reads, for all its positions, the last axis fastest.
+
+    `x` [..., space ...] is padded already.
+    """
+    first = x.dim() - len(window.size)
+    counts = [
+        (length - reach) // step + 1
+        for length, reach, step in zip(x.shape[first:], window.extent, window.stride, strict=True)
+    ]
+    for place in product(*(range(number) for number in window.size)):
+        part = x
+        for axis, (index, gap, step, count) in enumerate(
+            zip(place, window.dilation, window.stride, counts, strict=True)
+        ):
+            part = part.narrow(first + axis, index * gap, (count - 1) * step + 1)
+            part = part[(slice(None),) * (first + axis) + (slice(None, None, step),)]
+        yield part
