@@ -57,9 +57,9 @@ CLAMPS = frozenset({"Relu", "Clip"})
 class Target:
     """An engine on a kind of machine. `needs_output`: operators that stay float unless their output is quantized.
 
-    `arithmetic`: how it computes with codes.
-    `weight_bits`: what the integer units take without overflow. `joins_share`: parts of a Concat must have one scale.
-    `has_dynamic`: whether activations can be quantized by ranges that are found as the network runs.
+    `arithmetic`: how it computes with codes. `weight_bits`: what the integer units take without overflow.
+    `joins_share`: parts of a Concat must have one scale. `has_dynamic`: whether activations can be quantized by ranges
+    that are found as the network runs.
     """
 
     name: str

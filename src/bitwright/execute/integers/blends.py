@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -117,12 +117,12 @@ def _added_by_shift(a: Codes, b: Codes, quantizer: Quantizer) -> Shaped[Tensor, 
     return quantizer.shifted(_shifted(first_part + second_part, shift))
 
 
-def _shifted(whole: Int[Tensor, "..."], shift: int) -> Int[Tensor, "..."]:
+def _shifted(whole: Integer[Tensor, "..."], shift: int) -> Integer[Tensor, "..."]:
     """A division by 2^shift, rounded half away from zero."""
     return torch.bitwise_right_shift(whole - (whole < 0).long() + 2 ** (shift - 1), shift)
 
 
-def _fused(factor: Tensor, codes: Int[Tensor, "..."], rest: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def _fused(factor: Tensor, codes: Integer[Tensor, "..."], rest: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """factor * code + rest, rounded once."""
     return (factor.double() * codes.double() + rest.double()).float()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int, Int32, Shaped
+from jaxtyping import Float, Int32, Integer, Shaped
 from torch import Tensor
 
 WIDTH = 2**32
@@ -21,9 +21,9 @@ WIDTH = 2**32
 class Codes:
     """`value = (code - zero) * scale`; scale and zero have one element, or one for each place along `axis`."""
 
-    codes: Int[Tensor, "..."]
+    codes: Integer[Tensor, "..."]
     scale: Float[Tensor, "..."]
-    zero: Int[Tensor, "..."]
+    zero: Integer[Tensor, "..."]
     axis: int = 0
 
     @property
@@ -81,7 +81,7 @@ class Quantizer:
         inside = steps.nan_to_num(self.low - self.zero).clamp(self.low - self.zero, self.high - self.zero)
         return (inside.round() + self.zero).to(self.dtype)
 
-    def shifted(self, whole: Int[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def shifted(self, whole: Integer[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Codes of whole numbers of steps."""
         return (whole + self.zero).clamp(self.low, self.high).to(self.dtype)
 
