@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from bitwright.calib.samples import CHUNK, Samples, damaged_row, extremes_of, sample_rows
+from bitwright.calib.counting import count_bins
+from bitwright.calib.samples import Samples, damaged_row, extremes_of, sample_rows
 
 BINS = 4096
 NARROWEST = -126  # exponent of the smallest normal float32: a quantizer with finer steps has a subnormal scale
@@ -29,7 +30,7 @@ class Histogram:
 
     Bin j holds [j, j + 1) widths for j >= 0, and (j, j + 1] widths for j < 0: mirror images, so that the histogram of
     -x is that of x reversed. Exact zeros are in bin 0 and also counted apart. Values are taken as float32, whatever
-    they come in. NaN and infinities are counted per sample and are in nothing else. Cost: about 4 ns per value.
+    they come in. NaN and infinities are counted per sample and are in nothing else. Cost: about 2 ns per value.
     """
 
     __slots__ = ("_counts", "_exponent", "_first", "_high", "_low", "_zeros", "samples")
@@ -66,14 +67,9 @@ class Histogram:
         low, high = float(ends[0].min()), float(ends[1].max())
         self._grow(low, high)
         self.samples.add(sample_rows(rows, first, ends))
-        inverse = 2.0**-self._exponent
-        for part in rows.view(-1).split(CHUNK):
-            places = (part * inverse).to(torch.int32)  # towards zero; a product too small for float32 also gives bin 0
-            if low < 0:
-                places -= (part < 0).int()
-            places -= self._first
-            self._counts += torch.bincount(places, minlength=len(self._counts))
-            self._zeros += int((part == 0).sum())  # count_nonzero is slow where zeros are common
+        counts, zeros = count_bins(rows.view(-1), self._exponent, self._first, len(self._counts))
+        self._counts += counts
+        self._zeros += zeros
 
     def _grow(self, low: float, high: float) -> None:
         """Make the grid reach from `low` to `high` too."""

@@ -114,10 +114,12 @@ def damaged_row(index: int, nonfinite: int) -> Float[Tensor, "1 7"]:
 
 def extremes_of(values: Float[Tensor, "samples n"]) -> _Ends:
     """Smallest and largest value of each row; NaN where the row has one."""
-    low, high = values[:, 0].clone(), values[:, 0].clone()
-    for band, part in _chunks(values):
-        low[band] = torch.minimum(low[band], part.amin(1))
-        high[band] = torch.maximum(high[band], part.amax(1))
+    if values.shape[1] > CHUNK:
+        parts = [torch.stack([torch.stack(part.aminmax()) for part in row.split(CHUNK)]) for row in values]
+        low, high = torch.stack(parts).unbind(2)
+        return low.amin(1), high.amax(1)
+    bands = [(part.amin(1), part.amax(1)) for _, part in _chunks(values)]
+    low, high = (torch.cat(ends) for ends in zip(*bands, strict=True))
     return low, high
 
 
