@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from bitwright.export.onnx_draft import OnnxDraft
 from bitwright.store.onnx_source import OnnxSource
-from bitwright.store.onnx_tensors import Nibbles
+from bitwright.store.onnx_tensors import Narrow
 
 
 def opened(folder: Path) -> OnnxSource:
@@ -70,13 +70,16 @@ def test_a_constant_that_others_read_stays_beside_what_stands_for_it(tmp_path: P
     assert next(node for node in changed.graph.node if node.name == "product").input[1] == made
 
 
-def test_nibbles_are_written_as_onnx_reads_them(tmp_path: Path) -> None:
+def test_integers_of_2_and_4_bits_are_written_as_onnx_reads_them(tmp_path: Path) -> None:
     draft = OnnxDraft(opened(tmp_path))
-    signed = draft.store("signed", Nibbles(torch.tensor([[-8, 7, -1]], dtype=torch.int8)))
-    unsigned = draft.store("unsigned", Nibbles(torch.tensor([[15, 0], [1, 9]], dtype=torch.uint8)))
+    signed = draft.store("signed", Narrow(torch.tensor([[-8, 7, -1]], dtype=torch.int8), 4))
+    unsigned = draft.store("unsigned", Narrow(torch.tensor([[15, 0], [1, 9]], dtype=torch.uint8), 4))
+    tiny = draft.store("tiny", Narrow(torch.tensor([-2, 1, 0, -1, 1], dtype=torch.int8), 2))
     opened(tmp_path).write(tmp_path / "n.onnx", draft.finish(), draft.stored)
     stored = {tensor.name: tensor for tensor in onnx.load(tmp_path / "n.onnx").graph.initializer}
     assert stored[signed].data_type == TensorProto.INT4
     assert stored[unsigned].data_type == TensorProto.UINT4
     assert onnx.numpy_helper.to_array(stored[signed]).astype(int).tolist() == [[-8, 7, -1]]
+    assert stored[tiny].data_type == TensorProto.INT2
+    assert onnx.numpy_helper.to_array(stored[tiny]).astype(int).tolist() == [-2, 1, 0, -1, 1]
     assert onnx.numpy_helper.to_array(stored[unsigned]).astype(int).tolist() == [[15, 0], [1, 9]]

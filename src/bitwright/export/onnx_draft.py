@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from bitwright.export.arrange import arrange
 from bitwright.export.exporter import ExportError
 from bitwright.export.proto_graph import reads_of
+from bitwright.export.raise_opset import raise_opset
 from bitwright.graph.onnx import is_constant
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.onnx_tensors import Stored
@@ -92,6 +93,15 @@ class OnnxDraft:
         for node in nodes:
             self._protos[node].input[place] = made
         return made
+
+    def use_domain(self, domain: str, version: int) -> None:
+        """Say that the model uses operators of this domain."""
+        if all(imported.domain != domain for imported in self.model.opset_import):
+            self.model.opset_import.add(domain=domain, version=version)
+
+    def raise_opset(self, opset: int) -> None:
+        """Raise the model to at least this opset; ExportError where an operator's meaning changed."""
+        raise_opset(self.model, opset, self.store)
 
     def write(self, path: Path) -> None:
         """Finish, and write the model to `path`; external data go beside it where the source keeps some.

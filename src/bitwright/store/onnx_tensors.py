@@ -40,15 +40,22 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
 }
 TYPES: dict[torch.dtype, Any] = {dtype: kind for kind, dtype in DTYPES.items()}
-NIBBLES = {torch.int8: TensorProto.INT4, torch.uint8: TensorProto.UINT4}
+NARROW = {
+    (2, torch.int8): TensorProto.INT2,
+    (2, torch.uint8): TensorProto.UINT2,
+    (4, torch.int8): TensorProto.INT4,
+    (4, torch.uint8): TensorProto.UINT4,
+}
+NARROW_BITS: dict[int, int] = {kind: bits for (bits, _), kind in NARROW.items()}
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
-class Nibbles:
-    """Integers that fit in 4 bits, which torch has no type for; int8 stands for signed ones, uint8 for the others."""
+class Narrow:
+    """Integers of 2 or 4 bits, which torch has no types for; int8 stands for signed ones, uint8 for the others."""
 
     codes: Integer[Tensor, "..."]
+    bits: int
 
     @property
     def shape(self) -> torch.Size:
@@ -56,16 +63,18 @@ class Nibbles:
         return self.codes.shape
 
 
-Stored = Tensor | Nibbles
+Stored = Tensor | Narrow
 
 
 def type_of(name: str, tensor: Stored) -> int:
     """The ONNX element type in which a tensor is stored; ValueError where there is none."""
-    types = NIBBLES if isinstance(tensor, Nibbles) else TYPES
-    dtype = tensor.codes.dtype if isinstance(tensor, Nibbles) else tensor.dtype
-    if dtype not in types:
-        raise ValueError(f"{name}: {dtype} cannot be stored; cast it first")
-    kind: int = types[dtype]
+    if isinstance(tensor, Narrow):
+        found = NARROW.get((tensor.bits, tensor.codes.dtype))
+    else:
+        found = TYPES.get(tensor.dtype)
+    if found is None:
+        raise ValueError(f"{name}: {tensor} cannot be stored; cast it first")
+    kind: int = found
     return kind
 
 
@@ -106,9 +115,10 @@ def take_in(tensor: TensorProto, data: bytes | bytearray) -> None:
 
 
 def raw_bytes(tensor: Stored) -> bytes:
-    """The numbers of a tensor as they stand in a file: little-endian, last axis fastest, of two nibbles low first."""
-    if isinstance(tensor, Nibbles):
-        tensor = pack_bits((tensor.codes & 15).to(torch.uint8).reshape(-1), 4)
+    """The numbers of a tensor as they stand in a file: little-endian, last axis fastest, lowest bits first."""
+    if isinstance(tensor, Narrow):
+        codes = tensor.codes.to(torch.uint8) & ((1 << tensor.bits) - 1)  # two's complement, cut off
+        tensor = pack_bits(codes.reshape(-1), tensor.bits)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
@@ -123,7 +133,10 @@ def tensor_bytes(tensor: TensorProto) -> int:
     count = 1
     for size in tensor.dims:
         count *= size
-    return count * DTYPES[tensor.data_type].itemsize if tensor.data_type in DTYPES else -(-count // 2)
+    if tensor.data_type in DTYPES:
+        return count * DTYPES[tensor.data_type].itemsize
+    bits = NARROW_BITS.get(tensor.data_type, 4)
+    return -(-count * bits // 8)
 
 
 def external_place(name: str, tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
