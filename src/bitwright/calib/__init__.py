@@ -1,15 +1,16 @@
 """What calibration keeps of the tensors that it saw: sums that can be merged, and the ranges that follow from them."""
 
 from bitwright.calib.activation import activation_params
-from bitwright.calib.auto import Auto, Average, Choice, Trial, choose, choose_each
+from bitwright.calib.auto import Auto, Average, Choice, Trial, choose, choose_each, unjudged
 from bitwright.calib.checks import Finding, InputCheck, Problem
 from bitwright.calib.coverage import Coverage, check_histograms, coverage, mismatches, wasserstein
 from bitwright.calib.density import clipped_energy, distortion, outside, sqnr
 from bitwright.calib.entropy import Entropy
+from bitwright.calib.extremes import Extremes, Seen
 from bitwright.calib.gram import Cross, gram, short_products
 from bitwright.calib.held_out import HeldOut
 from bitwright.calib.histogram import Histogram
-from bitwright.calib.ranges import MeanMinMax, MinMaxRange, MovingAverage, Percentile, RangeRule
+from bitwright.calib.ranges import ExtremesRule, MeanMinMax, MinMaxRange, MovingAverage, Percentile, RangeRule
 from bitwright.calib.samples import Samples
 from bitwright.calib.square_error import MeanSquaredError, Octav
 
@@ -20,6 +21,8 @@ __all__ = [
     "Coverage",
     "Cross",
     "Entropy",
+    "Extremes",
+    "ExtremesRule",
     "Finding",
     "HeldOut",
     "Histogram",
@@ -33,6 +36,7 @@ __all__ = [
     "Problem",
     "RangeRule",
     "Samples",
+    "Seen",
     "Trial",
     "activation_params",
     "check_histograms",
@@ -46,5 +50,6 @@ __all__ = [
     "outside",
     "short_products",
     "sqnr",
+    "unjudged",
     "wasserstein",
 ]

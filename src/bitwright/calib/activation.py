@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.calib.histogram import Histogram
+from bitwright.calib.extremes import Seen
 from bitwright.numerics import PER_TENSOR, Int, Params, Spec, store_params
 from bitwright.numerics.fitter import range_params
 
@@ -43,7 +43,7 @@ def params_between(spec: Spec, low: Float[Tensor, "candidates 1"], high: Float[T
     return store_params(spec, Params(torch.where(scale > 0, scale, torch.ones_like(scale))))
 
 
-def span(histogram: Histogram, spec: Spec) -> tuple[float, float]:
+def span(histogram: Seen, spec: Spec) -> tuple[float, float]:
     """How far the codes of this spec should reach: the extremes and zero; not below zero if they cannot."""
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     return (0.0 if spec.zero is None and spec.format.low >= 0 else low), high

@@ -28,8 +28,9 @@ from torch import Tensor
 from bitwright.calib.activation import activation_params
 from bitwright.calib.density import clipped_energies, density, squared_errors
 from bitwright.calib.entropy import Entropy
+from bitwright.calib.extremes import Seen
 from bitwright.calib.histogram import Histogram
-from bitwright.calib.ranges import MeanMinMax, MinMaxRange, Percentile, RangeRule
+from bitwright.calib.ranges import ExtremesRule, MeanMinMax, MinMaxRange, Percentile, RangeRule
 from bitwright.calib.square_error import MeanSquaredError
 from bitwright.numerics import Int, Params, Spec
 
@@ -49,6 +50,7 @@ class Trial:
     """What one rule proposed: its range, the means over held-out samples of SQNR in dB and of noise over signal.
 
     `clipped`: the part of a sample's energy that clipping alone costs, in the median sample; `is_refused` by the guard.
+    All three measures are NaN where nothing was measured (`unjudged`).
     """
 
     rule: RangeRule
@@ -120,6 +122,13 @@ def choose_each(
     parts = [_parts(rule, spec) for rule in rules]
     table = _Table(histogram, spec, samples, [part for held in parts for part in held])
     return tuple(_taken(rule, held, table) for rule, held in zip(rules, parts, strict=True))
+
+
+def unjudged(rule: ExtremesRule, seen: Seen, spec: Spec) -> Choice:
+    """What a rule takes that needs no more than extremes, with nothing to measure its noise on."""
+    low, high = rule.range(seen, spec)
+    trial = Trial(rule, low, high, math.nan, math.nan, math.nan)
+    return Choice(trial, (trial,))
 
 
 def _parts(rule: RangeRule, spec: Spec) -> tuple[RangeRule, ...]:

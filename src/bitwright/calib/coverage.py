@@ -16,6 +16,7 @@ import torch
 
 from bitwright.calib.checks import Finding, Problem
 from bitwright.calib.density import outside
+from bitwright.calib.extremes import Seen
 from bitwright.calib.histogram import Histogram
 
 _SURE = 4.0  # standard errors: of some hundred tensors without any difference, one in a hundred runs shows one
@@ -25,7 +26,7 @@ _DISTANCE = 0.1  # standard deviations
 _FEWEST = 8  # samples in each half, to know their scatter
 
 
-def check_histograms(histograms: Mapping[str, Histogram]) -> tuple[Finding, ...]:
+def check_histograms(histograms: Mapping[str, Seen]) -> tuple[Finding, ...]:
     """NaN and infinite activations by tensor and sample, constant tensors, and ranges that drift, tensor by tensor.
 
     Where a mapping is in running order, the first tensor with NaN is where they begin.
@@ -47,7 +48,7 @@ def check_histograms(histograms: Mapping[str, Histogram]) -> tuple[Finding, ...]
     return tuple(found)
 
 
-def _drift(name: str, histogram: Histogram) -> list[Finding]:
+def _drift(name: str, histogram: Seen) -> list[Finding]:
     """Whether samples of the second half reach further, or less far, than those of the first."""
     extremes = histogram.samples.extremes()
     half = len(extremes) // 2

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from bitwright.calib.counting import count_bins
-from bitwright.calib.samples import Samples, damaged_row, extremes_of, sample_rows
+from bitwright.calib.samples import Samples, damaged_row, extremes_of, nothing_seen, rows_of, sample_rows
 
 BINS = 4096
 NARROWEST = -126  # exponent of the smallest normal float32: a quantizer with finer steps has a subnormal scale
@@ -47,12 +47,9 @@ class Histogram:
 
         A tensor without axes is one sample.
         """
-        if values.is_complex():
-            raise ValueError("a histogram takes real numbers; found complex ones")
-        if values.numel() == 0:
+        rows = rows_of(values)
+        if rows is None:
             return
-        rows = values.detach().to("cpu", torch.float32)
-        rows = rows.reshape(rows.shape[0] if rows.dim() else 1, -1).contiguous()
         ends = extremes_of(rows)
         if bool((ends[0].isfinite() & ends[1].isfinite()).all()):
             self._add_finite(rows, first, ends)
@@ -200,9 +197,7 @@ class Histogram:
 
     def _want_values(self) -> None:
         if self.is_empty:
-            bad = self.samples.nonfinite
-            found = f"only NaN or infinite ones, in samples {sorted(bad)[:8]}" if bad else "none at all"
-            raise ValueError(f"no finite value was seen: {found}; give calibration data that reaches this tensor")
+            raise ValueError(nothing_seen(self.samples))
 
 
 def _bin(value: float, exponent: int) -> int:

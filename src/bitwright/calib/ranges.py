@@ -12,6 +12,7 @@ from typing import final
 
 from bitwright.calib.activation import span
 from bitwright.calib.density import density, magnitudes
+from bitwright.calib.extremes import Seen
 from bitwright.calib.histogram import Histogram
 from bitwright.numerics import Spec
 
@@ -31,7 +32,7 @@ class RangeRule(ABC):
 class MinMaxRange(RangeRule):
     """From the smallest value to the largest: nothing is clipped."""
 
-    def range(self, histogram: Histogram, spec: Spec) -> tuple[float, float]:
+    def range(self, histogram: Seen, spec: Spec) -> tuple[float, float]:
         return span(histogram, spec)
 
 
@@ -40,7 +41,7 @@ class MinMaxRange(RangeRule):
 class MeanMinMax(RangeRule):
     """From the mean over samples of their smallest values to that of their largest."""
 
-    def range(self, histogram: Histogram, spec: Spec) -> tuple[float, float]:
+    def range(self, histogram: Seen, spec: Spec) -> tuple[float, float]:
         low, high = span(histogram, spec)
         lows, highs = histogram.samples.extremes().mean(0).tolist()
         return inside(lows, highs, low, high)
@@ -61,7 +62,7 @@ class MovingAverage(RangeRule):
         if not 0 < self.constant <= 1:
             raise ValueError(f"a moving average has a constant above 0 and at most 1; found {self.constant}")
 
-    def range(self, histogram: Histogram, spec: Spec) -> tuple[float, float]:
+    def range(self, histogram: Seen, spec: Spec) -> tuple[float, float]:
         bounds = span(histogram, spec)
         (low, high), *others = histogram.samples.extremes().tolist()
         for smallest, largest in others:
@@ -94,6 +95,9 @@ class Percentile(RangeRule):
         cut = (1 - part) / 2 if low < 0 < high else 1 - part
         held = density(histogram)
         return inside(held.quantile(cut), held.quantile(1 - cut), low, high)
+
+
+ExtremesRule = MinMaxRange | MeanMinMax | MovingAverage  # those that read nothing but the extremes of every sample
 
 
 def inside(low: float, high: float, lowest: float, highest: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 COLUMNS = 7  # index, low, high, total, square, count, nonfinite
@@ -96,14 +96,22 @@ _Ends = tuple[Float[Tensor, "samples"], Float[Tensor, "samples"]]
 
 def sample_rows(values: Float[Tensor, "samples n"], first: int, ends: _Ends) -> Float[Tensor, "samples 7"]:
     """The rows of finite values, n >= 1, whose `extremes_of` are `ends`; their samples are `first`, `first` + 1, ..."""
-    rows = torch.zeros(len(values), COLUMNS, dtype=torch.float64)
-    rows[:, _INDEX] = torch.arange(first, first + len(values), dtype=torch.float64)
-    rows[:, _LOW], rows[:, _HIGH] = ends
-    rows[:, _COUNT] = values.shape[1]
+    rows = bounded_rows(values, first, ends)
+    rows[:, (_TOTAL, _SQUARE)] = 0.0
     for band, part in _chunks(values):
         exact = part.double()
         rows[band, _TOTAL] += exact.sum(1)
         rows[band, _SQUARE] += exact.square_().sum(1)
+    return rows
+
+
+def bounded_rows(values: Float[Tensor, "samples n"], first: int, ends: _Ends) -> Float[Tensor, "samples 7"]:
+    """The rows of finite values, n >= 1, that were not summed: total and square are NaN. See `sample_rows`."""
+    rows = torch.zeros(len(values), COLUMNS, dtype=torch.float64)
+    rows[:, _INDEX] = torch.arange(first, first + len(values), dtype=torch.float64)
+    rows[:, _LOW], rows[:, _HIGH] = ends
+    rows[:, (_TOTAL, _SQUARE)] = math.nan
+    rows[:, _COUNT] = values.shape[1]
     return rows
 
 
@@ -142,3 +150,20 @@ def _joined(parts: list[Tensor]) -> Float[Tensor, "samples 7"]:
     out[:, _LOW] = torch.full_like(indices, math.inf).scatter_reduce_(0, place, rows[:, _LOW], "amin")
     out[:, _HIGH] = torch.full_like(indices, -math.inf).scatter_reduce_(0, place, rows[:, _HIGH], "amax")
     return out
+
+
+def rows_of(values: Shaped[Tensor, "..."]) -> Float[Tensor, "samples n"] | None:
+    """One row for each sample, float32; None where there are no values. ValueError for complex numbers."""
+    if values.is_complex():
+        raise ValueError("calibration takes real numbers; found complex ones")
+    if values.numel() == 0:
+        return None
+    rows = values.detach().to("cpu", torch.float32)
+    return rows.reshape(rows.shape[0] if rows.dim() else 1, -1).contiguous()
+
+
+def nothing_seen(samples: Samples) -> str:
+    """What to say of a tensor without finite values."""
+    bad = samples.nonfinite
+    found = f"only NaN or infinite ones, in samples {sorted(bad)[:8]}" if bad else "none at all"
+    return f"no finite value was seen: {found}; give calibration data that reaches this tensor"

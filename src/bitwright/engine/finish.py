@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def found_notes(task: Task, walked: Walked, observed: Observed, ranges: Ranges) 
             for name, found in walked.rounded.items()
         },
         "points": {
-            group: {"rule": to_plain(choice.taken.rule), "sqnr": choice.taken.sqnr}
+            group: {
+                "rule": to_plain(choice.taken.rule),
+                "sqnr": None if math.isnan(choice.taken.sqnr) else choice.taken.sqnr,
+            }
             for group, choice in ranges.choices.items()
         },
         "range_rules": [{"rule": to_plain(rule), "output_noise": noise} for rule, noise in ranges.tried],

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bitwright.calib import ExtremesRule
 from bitwright.engine.finish import finish, found_notes
 from bitwright.engine.judge import BATCH, Judge, best_ranges, held_out
 from bitwright.engine.observe import observe
@@ -45,7 +46,13 @@ def quantize_network(
     plan = plan_network(edited.network(), recipe)
     runner = OnnxRunner(edited)
     values = list(dict.fromkeys(v for held in plan.placement.sources(runner.network).values() for v in held))
-    observed = observe(runner, values, samples.batches(BATCH), lambda n: on_step(Step("calibrate", n, samples.count)))
+    observed = observe(
+        runner,
+        values,
+        samples.batches(BATCH),
+        lambda n: on_step(Step("calibrate", n, samples.count)),
+        is_counted=not all(isinstance(rule, ExtremesRule) for rule in recipe.ranges),
+    )
     judge = Judge(runner, held_out(samples))
     ranges = best_ranges(plan, runner, observed, recipe.ranges, judge)
     task = Task(edited, recipe, plan, ranges.points)

@@ -1,7 +1,8 @@
 """One pass over the calibration samples: a histogram of every value that will pass through codes.
 
-One batch's values are held at a time; what is kept is the histograms. Some samples, evenly spread, are held out: rules
-propose ranges from the others and are judged on these. NaN stops the run, with the first value that shows it.
+A few samples' values are held at a time; what is kept is the histograms, or only the extremes of every sample where the
+rules ask for no more. Some samples, evenly spread, are held out: rules propose ranges from the others and are judged on
+these. NaN stops the run, with the first value that shows it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,21 @@ from typing import final
 
 from torch import Tensor
 
-from bitwright.calib import Choice, Finding, Histogram, InputCheck, RangeRule, check_histograms, choose_each
+from bitwright.calib import (
+    Choice,
+    Extremes,
+    ExtremesRule,
+    Finding,
+    Histogram,
+    InputCheck,
+    RangeRule,
+    Seen,
+    check_histograms,
+    choose_each,
+    unjudged,
+)
 from bitwright.calib.activation import activation_params
+from bitwright.engine.portions import run_in_parts
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network
 from bitwright.numerics import Params, Spec
@@ -32,9 +46,13 @@ class CalibrationError(ValueError):
 @final
 @dataclass(slots=True)
 class Observed:
-    """Histograms by value: of samples that make ranges, and of each held-out sample; findings about the data."""
+    """Histograms by value: of samples that make ranges, and of each held-out sample; findings about the data.
+
+    `extremes` by value instead where no histogram was wanted; then nothing is held out.
+    """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    extremes: dict[str, Extremes] = field(default_factory=dict)
     held_out: dict[str, list[Histogram]] = field(default_factory=dict)
     count: int = 0
     findings: tuple[Finding, ...] = ()
@@ -45,22 +63,31 @@ def observe(
     values: Sequence[str],
     batches: Iterable[Mapping[str, Tensor]],
     on_sample: Callable[[int], None] = lambda count: None,
+    is_counted: bool = True,
 ) -> Observed:
-    """The histograms of these values over all batches. Raises CalibrationError for data that cannot be used."""
-    found = Observed({name: Histogram() for name in values}, {name: [] for name in values})
+    """What these values are over all batches. Raises CalibrationError for data that cannot be used.
+
+    `is_counted` False: no histograms, only extremes, which are enough for any `ExtremesRule`.
+    """
+    found = Observed(held_out={name: [] for name in values})
+    if is_counted:
+        found.histograms = {name: Histogram() for name in values}
+    else:
+        found.extremes = {name: Extremes() for name in values}
+    seen: Mapping[str, Seen] = found.histograms or found.extremes
     network = runner.network
     check = InputCheck({name: network.values[name].shape for name in network.inputs})
     for batch in batches:
-        size = min((len(tensor) for tensor in batch.values() if tensor.dim()), default=1)
         check.add(batch, found.count)
-        seen = runner.run(batch, tuple(values))
-        for name, value in seen.items():
-            _count_in(found, name, value, size)
-        found.count += size
+        for size, made in run_in_parts(runner, batch, values):
+            for name, value in made.items():
+                _take_in(seen[name], value, found.count, size)
+                _hold_out(found, name, value, size)
+            found.count += size
         on_sample(found.count)
     if found.count < HELD_OUT:  # too few to hold any out: the same samples judge
         found.held_out = {name: [histogram] for name, histogram in found.histograms.items()}
-    findings = (*check.findings(), *check_histograms(found.histograms))
+    findings = (*check.findings(), *check_histograms(seen))
     fatal = [finding for finding in findings if finding.problem.is_fatal]
     if fatal:
         raise CalibrationError(fatal[0].text)
@@ -68,10 +95,24 @@ def observe(
     return found
 
 
-def _count_in(found: Observed, name: str, value: Tensor, size: int) -> None:
-    """Count a batch's values in, those of every eighth sample apart."""
-    if value.dim() == 0 or len(value) != size:  # a value that does not run along the samples counts for the first
-        found.histograms[name].add(value.reshape(1, -1), found.count)
+def _take_in(seen: Seen, value: Tensor, first: int, size: int) -> None:
+    """Take in the values of samples from `first` on, but for every eighth."""
+    if not _runs_along(value, size):  # counts for the first
+        seen.add(value.reshape(1, -1), first)
+        return
+    makers = [row for row in range(size) if (first + row) % HELD_OUT != HELD_OUT - 1]
+    start = 0
+    while start < len(makers):  # runs of neighbours, so that indices stay those of the samples
+        stop = start
+        while stop + 1 < len(makers) and makers[stop + 1] == makers[stop] + 1:
+            stop += 1
+        seen.add(value[makers[start] : makers[stop] + 1], first + makers[start])
+        start = stop + 1
+
+
+def _hold_out(found: Observed, name: str, value: Tensor, size: int) -> None:
+    """Count every eighth sample apart, where anything is counted."""
+    if name not in found.histograms or not _runs_along(value, size):
         return
     for row in range(size):
         index = found.count + row
@@ -79,14 +120,11 @@ def _count_in(found: Observed, name: str, value: Tensor, size: int) -> None:
             alone = Histogram()
             alone.add(value[row : row + 1], index)
             found.held_out[name].append(alone)
-    makers = [row for row in range(size) if (found.count + row) % HELD_OUT != HELD_OUT - 1]
-    start = 0
-    while start < len(makers):  # runs of neighbours, so that indices stay those of the samples
-        stop = start
-        while stop + 1 < len(makers) and makers[stop + 1] == makers[stop] + 1:
-            stop += 1
-        found.histograms[name].add(value[makers[start] : makers[stop] + 1], found.count + makers[start])
-        start = stop + 1
+
+
+def _runs_along(value: Tensor, size: int) -> bool:
+    """Whether a value has a row for every sample."""
+    return value.dim() > 0 and len(value) == size
 
 
 def points_of_each(
@@ -118,6 +156,8 @@ def _stored(point: Point, choice: Choice | None) -> StoredPoint:
 
 def _chosen(values: Sequence[str], observed: Observed, rules: Sequence[RangeRule], spec: Spec) -> tuple[Choice, ...]:
     first, *others = values
+    if observed.extremes:
+        return _by_extremes(values, observed, rules, spec)
     histogram, held = observed.histograms[first], observed.held_out[first]
     if others:
         histogram, held = Histogram(), []
@@ -128,6 +168,18 @@ def _chosen(values: Sequence[str], observed: Observed, rules: Sequence[RangeRule
         return choose_each(rules, histogram, spec, _spread(held))
     except ValueError as error:
         raise CalibrationError(f"{first}: {error}") from error
+
+
+def _by_extremes(
+    values: Sequence[str], observed: Observed, rules: Sequence[RangeRule], spec: Spec
+) -> tuple[Choice, ...]:
+    seen = Extremes()
+    for name in values:
+        seen.merge(observed.extremes[name])
+    try:
+        return tuple(unjudged(rule, seen, spec) for rule in rules if isinstance(rule, ExtremesRule))
+    except ValueError as error:
+        raise CalibrationError(f"{values[0]}: {error}") from error
 
 
 def _spread(held: Sequence[Histogram]) -> Sequence[Histogram]:

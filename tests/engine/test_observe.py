@@ -1,0 +1,73 @@
+"""The calibration pass: extremes alone where rules ask for no more, with the same points; bad data are named."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitwright.calib import Extremes, MeanMinMax, MinMaxRange, MovingAverage
+from bitwright.engine.network import quantize_network
+from bitwright.engine.observe import HELD_OUT, CalibrationError, Observed, observe, points_of_each
+from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.recipe.network import NetworkPlan, NetworkRecipe, int8, plan_network
+from bitwright.store.network_artifact import read_manifest
+from engine.test_network import samples_for
+from networks import exported, network, sample
+
+RULES = (MinMaxRange(), MeanMinMax(), MovingAverage())
+
+
+def watched(tmp_path: Path, name: str) -> tuple[NetworkPlan, OnnxRunner, list[str], torch.Tensor]:
+    runner = OnnxRunner(exported(network(name), tmp_path))
+    plan = plan_network(runner.network, int8())
+    values = [value for held in plan.placement.sources(runner.network).values() for value in held]
+    return plan, runner, list(dict.fromkeys(values)), sample(network(name), 21)[0]
+
+
+def seen(runner: OnnxRunner, values: list[str], x: torch.Tensor, size: int, is_counted: bool) -> Observed:
+    (name,) = runner.network.inputs
+    return observe(runner, values, [{name: part} for part in x.split(size)], is_counted=is_counted)
+
+
+@pytest.mark.parametrize("name", ["residual", "squeeze", "attention"])
+def test_points_from_extremes_are_those_from_histograms(tmp_path: Path, name: str) -> None:
+    plan, runner, values, x = watched(tmp_path, name)
+    counted = points_of_each(plan, runner.network, seen(runner, values, x, 8, True), RULES)
+    bounded = points_of_each(plan, runner.network, seen(runner, values, x, 8, False), RULES)
+    for (wanted, _), (found, choices) in zip(counted, bounded, strict=True):
+        assert {n: (p.low, p.high) for n, p in found.items()} == {n: (p.low, p.high) for n, p in wanted.items()}
+        assert all(math.isnan(choice.taken.sqnr) for choice in choices.values())
+
+
+def test_extremes_leave_out_every_eighth_sample_and_count_nothing(tmp_path: Path) -> None:
+    _, runner, _, x = watched(tmp_path, "residual")
+    (name,) = runner.network.inputs
+    found = seen(runner, [name], x, 5, False)
+    makers = [row for row in range(len(x)) if row % HELD_OUT != HELD_OUT - 1]
+    assert found.extremes[name].samples.indices == makers
+    assert (found.extremes[name].low, found.extremes[name].high) == (float(x[makers].min()), float(x[makers].max()))
+    assert found.histograms == {} and not any(found.held_out.values())
+
+
+def test_values_that_are_not_finite_stop_the_pass_either_way(tmp_path: Path) -> None:
+    _, runner, values, x = watched(tmp_path, "residual")
+    x[3, 0, 0, 0] = math.nan
+    for is_counted in (True, False):
+        with pytest.raises(CalibrationError, match="samples 3"):
+            seen(runner, values, x, 21, is_counted)
+
+
+def test_a_run_by_extremes_has_the_points_of_one_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = exported(network("residual"), tmp_path)
+    recipe, samples = NetworkRecipe(ranges=(MeanMinMax(), MinMaxRange())), samples_for("residual", source)
+    made = quantize_network(source, recipe, tmp_path / "bounded", samples)
+    assert {row["sqnr"] for row in read_manifest(tmp_path / "bounded")["points"]} == {None}
+    monkeypatch.setattr("bitwright.engine.network.ExtremesRule", Extremes)  # a class that no rule is of
+    counted = quantize_network(source, recipe, tmp_path / "counted", samples)
+    assert None not in {row["sqnr"] for row in read_manifest(tmp_path / "counted")["points"]}
+    assert {n: (p.scale, p.zero) for n, p in made.points.items()} == {
+        n: (p.scale, p.zero) for n, p in counted.points.items()
+    }
