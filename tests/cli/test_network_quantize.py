@@ -67,6 +67,16 @@ def test_what_is_delivered_is_verified(residual: tuple[Path, Path], tmp_path: Pa
     assert delivery["checker"] == "" and delivery["problems"] == []
 
 
+@pytest.mark.slow
+def test_a_target_that_is_not_here_is_labelled_as_simulated(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    model, samples = residual
+    found = call("quantize", model, "-r", "int8", "-c", samples, "-o", tmp_path / "out", "--target", "arm")
+    assert found.exit_code == 0, found.output
+    foretold = json.loads((tmp_path / "out" / "delivery.json").read_text())["foretold"]
+    label = "integer-exact" if foretold["is_here"] else "simulated, integer-exact"
+    assert f"arm ({label}): outputs {foretold['outputs'][0]['original_db']:.1f} dB" in found.stdout
+
+
 def test_a_module_is_built_by_the_users_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ from torch import Tensor
 
 from bitwright.cli.answer import say
 from bitwright.evaluate.delivery import verify
+from bitwright.evaluate.error import EvaluateError
+from bitwright.evaluate.foretold import Aim, foretell
 from bitwright.evaluate.latency import Timing
+from bitwright.evaluate.machine import this_machine
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.export.onnx_forms import export_onnx
+from bitwright.recipe.targets import Target, find_target
 from bitwright.store.artifact import ArtifactError
 from bitwright.store.files import file_digest, read_json, text_digest, write_json
-from bitwright.store.network_artifact import MANIFEST
+from bitwright.store.network_artifact import MANIFEST, read_manifest
 from bitwright.store.onnx_source import OnnxSource, read_model
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples
@@ -63,13 +67,33 @@ def _digest(file: Path) -> str:
     return text_digest([file_digest(path) for path in _files(file)])
 
 
-def verify_file(file: Path, original: OnnxSource, samples: Samples, threads: int) -> dict[str, Any]:
-    """What the delivered file does in the engines, beside the simulation of what it says and beside the original."""
+def verify_file(file: Path, original: OnnxSource, samples: Samples, target: Target, threads: int) -> dict[str, Any]:
+    """What the delivered file does in the engines and on its target, beside what decisions foretold and the original.
+
+    Where the target's engine runs here it is held against that target's own arithmetic, else against floats.
+    """
     feeds: list[Mapping[str, Tensor]] = list(islice(samples.batches(_BATCH), -(-_VERIFIED // _BATCH)))
-    simulation = OnnxRunner(read_model(file), file.parent, exact=True)
-    expected = [simulation.run(one) for one in feeds]
-    found = verify(file, original.path, feeds, expected, threads, Timing())
-    return found.to_plain() | {"file": _digest(file)}
+    in_floats = OnnxRunner(read_model(file), file.parent, exact=True)
+    aim, foretold, failed = Aim(target.name, target.engine, target.arithmetic), None, []
+    try:
+        foretold = foretell(file, aim, this_machine(), OnnxRunner(original), in_floats, feeds)
+    except EvaluateError as error:
+        failed = [str(error)]
+    if foretold is not None and foretold.is_here:
+        expected: Sequence[Mapping[str, Tensor]] = foretold.made
+    else:
+        expected = [in_floats.run(one) for one in feeds]
+    plain = verify(file, original.path, feeds, expected, threads, Timing()).to_plain()
+    if foretold is not None:
+        plain["foretold"] = foretold.to_plain()
+        failed = [*foretold.warnings]
+    plain["warnings"] = [*failed, *plain["warnings"]]
+    return plain | {"file": _digest(file)}
+
+
+def target_of(artifact: Path) -> Target:
+    """The target that an artifact was made for."""
+    return find_target(read_manifest(artifact)["recipe"]["target"])
 
 
 def note_delivery(artifact: Path, delivery: Mapping[str, Any]) -> None:
@@ -92,10 +116,20 @@ def known_delivery(artifact: Path, file: Path) -> dict[str, Any] | None:
 
 def show_delivery(delivery: Mapping[str, Any]) -> None:
     """What each engine showed, then what speaks against the file."""
+    if "foretold" in delivery:
+        say(_told(delivery["foretold"]))
     for trial in delivery["trials"]:
         say("\n".join(_words(trial)))
     for text in (*delivery["problems"], *delivery["warnings"]):
         say(f"warning: {text}", style="yellow")
+
+
+def _told(foretold: Mapping[str, Any]) -> str:
+    """The target's own figure, labelled as simulated where its engine does not run here."""
+    found = [one["original_db"] for one in foretold["outputs"] if one["original_db"] is not None]
+    label = "integer-exact" if foretold["is_here"] else "simulated, integer-exact"
+    told = f"{min(found):.1f} dB against the original" if found else "are not finite"
+    return f"{foretold['target']} ({label}): outputs {told}"
 
 
 def _words(trial: Mapping[str, Any]) -> list[str]:

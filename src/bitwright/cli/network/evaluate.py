@@ -8,12 +8,15 @@ from pathlib import Path
 from rich.table import Table
 
 from bitwright.cli.answer import err, say, say_json, show, size
-from bitwright.cli.network.deliver import exported_inside, file_bytes, stored_bytes
+from bitwright.cli.network.deliver import exported_inside, file_bytes, stored_bytes, target_of
 from bitwright.cli.network.given import Given, original_of
 from bitwright.engine.simulate import Simulation
+from bitwright.evaluate.foretold import Aim
+from bitwright.evaluate.machine import this_machine
 from bitwright.evaluate.metric import Measured, callable_model, measure_metric
 from bitwright.evaluate.network_scores import NetworkScores, write_network_scores
 from bitwright.evaluate.outputs import Runnable, SideBySide
+from bitwright.execute.integers import IntegerRunner
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.export.exporter import ExportError
 from bitwright.store.hooks import load_hook
@@ -68,12 +71,18 @@ def evaluate_whole(options: EvaluateOptions) -> None:
 
 
 def _delivered(quantized: QuantizedNetwork, options: EvaluateOptions) -> tuple[Runnable, int, bool]:
-    """What is delivered, to run; its size; and whether it is only simulated, because no engine runs it."""
+    """What is delivered, to run; its size; and whether it is simulated, because its engine does not run here."""
     try:
         file = exported_inside(quantized, options.artifact)
     except ExportError as error:
         err.print(f"note: simulated, not run in an engine: {error}", soft_wrap=True)
         return Simulation(quantized, options.threads), stored_bytes(quantized, options.artifact), True
+    target = target_of(options.artifact)
+    if not Aim(target.name, target.engine, target.arithmetic).is_here(this_machine()):
+        runner = IntegerRunner(file, target.arithmetic)
+        if runner.in_integers:
+            err.print(f"note: {target.engine} for {target.name} does not run here: simulated, integer-exact")
+            return runner, file_bytes(file), True
     return OnnxRunner(read_model(file), file.parent, options.threads), file_bytes(file), False
 
 

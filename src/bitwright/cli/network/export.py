@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.cli.answer import err, say, say_json, show_warning, size
-from bitwright.cli.network.deliver import export_to, file_bytes, known_delivery, show_delivery, verify_file
+from bitwright.cli.network.deliver import (
+    export_to,
+    file_bytes,
+    known_delivery,
+    show_delivery,
+    target_of,
+    verify_file,
+)
 from bitwright.cli.network.given import Given, original_of
 from bitwright.export.exporter import ExportError
 from bitwright.store.network_artifact import open_network
@@ -51,7 +58,7 @@ def _delivery(options: ExportOptions, file: Path) -> dict[str, Any] | None:
         source = original_of(options.artifact, options.against)
         samples = given.samples(source)
         err.print(f"verifying with {samples.count} samples: {samples.preprocessing}", soft_wrap=True)
-        return verify_file(file, source, samples, options.threads)
+        return verify_file(file, source, samples, target_of(options.artifact), options.threads)
     known = known_delivery(options.artifact, file)
     if known is None:
         show_warning(

@@ -23,6 +23,7 @@ from bitwright.cli.network.given import SOURCE, Given
 from bitwright.engine.network import Step, quantize_network
 from bitwright.export.exporter import ExportError
 from bitwright.recipe.network import NetworkRecipe, find_network_recipe
+from bitwright.recipe.targets import find_target
 from bitwright.store.files import read_json
 
 
@@ -61,7 +62,7 @@ def quantize_whole(options: NetworkOptions) -> None:
     delivery = None
     if options.verify and file is not None:
         err.print("verifying the delivered file")
-        delivery = verify_file(file, source, samples, options.threads or 1)
+        delivery = verify_file(file, source, samples, find_target(recipe.target), options.threads or 1)
         note_delivery(options.output, delivery)
     size_of_it = stored_bytes(network, options.output) if file is None else file_bytes(file)
     data = {

@@ -7,15 +7,18 @@ in another order: there, and nowhere else, the last bit of a float may differ, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from bitwright.execute.integers.blends import blended
 from bitwright.execute.integers.codes import Codes, Quantizer, along
+from bitwright.execute.integers.dynamic import PRODUCTS as DYNAMIC_PRODUCTS
+from bitwright.execute.integers.dynamic import QUANTIZE as DYNAMIC_QUANTIZE
+from bitwright.execute.integers.dynamic import run_dynamic
 from bitwright.execute.integers.fusion import DEQUANTIZE, PRODUCTS, QUANTIZE, Fused, fusions
 from bitwright.execute.integers.products import channel_axis, sums_of
 from bitwright.execute.interpret import UnsupportedOperator, can_interpret, interpret
@@ -25,6 +28,8 @@ from bitwright.graph.onnx import constants_of
 from bitwright.numerics import Arithmetic, Scaling
 from bitwright.store.onnx_source import read_model
 from bitwright.store.onnx_tensors import read_tensor
+
+WHOLE = frozenset({"int8", "uint8", "int16", "uint16", "int32"})  # types of codes that are computed on here
 
 
 @final
@@ -37,11 +42,16 @@ class IntegerRunner:
         self._floats = OnnxRunner(model, folder, exact=True)
         self._alone: dict[str, OnnxRunner] = {}  # of nodes that are run in ONNX Runtime
         self.network, self.arithmetic = self._floats.network, arithmetic
-        self.constants = {name: read_tensor(name, held, folder) for name, held in constants_of(model).items()}
+        self.constants: Mapping[str, Tensor] = _Constants(constants_of(model), folder)
         self.fused = fusions(self.network, self.constants, arithmetic)
         self._absorbed = {name for fused in self.fused.values() for name in fused.absorbed}
         nodes = [node for node in self.network.nodes if node.name not in self._absorbed]
         self._last = {name: node.name for node in nodes for name in (*node.inputs, *node.captures)}
+
+    @property
+    def in_integers(self) -> int:
+        """How many of the file's operators run on codes."""
+        return len(self.fused) + sum(node.op in DYNAMIC_PRODUCTS for node in self.network.nodes)
 
     @torch.no_grad()
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,16 +69,38 @@ class IntegerRunner:
                     run.forget(name)
         return {name: run.value(name) for name in self.network.outputs}
 
-    def float_node(self, node: Node, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a node makes of these values in float32, or whatever type it computes in."""
-        wanted = [name for name in node.outputs if name]
+    def float_node(self, node: Node, value: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """What a node makes in float32, or whatever type it computes in, of the values that `value` gives by name."""
+        wanted, reads = [name for name in node.outputs if name], [*filter(None, (*node.inputs, *node.captures))]
         if can_interpret(node) and node.name not in self._alone:
             try:
-                return interpret([node], given, wanted)
+                return interpret([node], {name: value(name) for name in reads}, wanted)
             except UnsupportedOperator:
                 pass
         runner = self._alone.setdefault(node.name, self._floats.with_constants({}))
-        return runner.run({name: held for name, held in given.items() if name not in self.constants}, wanted)
+        return runner.run({name: value(name) for name in reads if name not in self.constants}, wanted)
+
+
+class _Constants(Mapping[str, Tensor]):
+    """The stored tensors of a file, each read when it is first asked for."""
+
+    def __init__(self, held: Mapping[str, Any], folder: Path) -> None:
+        self._held, self._folder = held, folder
+        self._read: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._read:
+            self._read[name] = read_tensor(name, self._held[name], self._folder)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held
 
 
 class _Run:
@@ -95,13 +127,19 @@ class _Run:
         if node.name in self.runner.fused:
             fused = self.runner.fused[node.name]
             self.tensors[fused.made] = self._fused(fused)
-        elif node.op == DEQUANTIZE:
+        elif node.op == DEQUANTIZE and self._is_whole(node.inputs[0]):
             self._dequantize(node)
-        elif node.op == QUANTIZE:
+        elif node.op == QUANTIZE and self._is_whole(node.outputs[0]):
             self.tensors[node.outputs[0]] = self._quantize(node)
+        elif node.op == DYNAMIC_QUANTIZE or node.op in DYNAMIC_PRODUCTS:
+            inputs = [self.value(name) if name else None for name in node.inputs]
+            made = run_dynamic(node, inputs, self.runner.arithmetic.saturates)
+            self.tensors.update(zip(node.outputs, made, strict=True))
         else:
-            given = {name: self.value(name) for name in (*node.inputs, *node.captures) if name}
-            self.tensors.update(self.runner.float_node(node, given))
+            self.tensors.update(self.runner.float_node(node, self.value))
+
+    def _is_whole(self, value: str) -> bool:
+        return self.runner.network.values[value].dtype in WHOLE
 
     def _dequantize(self, node: Node) -> None:
         codes, scale = self.value(node.inputs[0]), self.value(node.inputs[1]).float()
