@@ -43,6 +43,11 @@ def test_a_sample_with_hardly_any_signal_does_not_decide() -> None:
     assert noise_over_signal(wanted, found).tolist() == pytest.approx([0.01, 1e-6 / (1e-3 / 2)], rel=1e-6)
 
 
+def test_an_output_of_another_shape_is_all_error_and_an_empty_one_says_nothing() -> None:
+    wanted, found = [torch.ones(3, 2), torch.ones(0, 2)], [torch.ones(2, 2), torch.ones(0, 2)]
+    assert noise_over_signal(wanted, found).tolist() == [1.0, 1.0, 1.0]
+
+
 def test_judges_are_samples_that_made_no_range_from_all_places() -> None:
     assert places(held_out(numbered(48))) == [7, 15, 23, 31, 39, 47]
     many = places(held_out(numbered(1024)))

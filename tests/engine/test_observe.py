@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from onnx import helper
+from torch import Tensor
 
 from bitwright.calib import Extremes, MeanMinMax, MinMaxRange, MovingAverage
 from bitwright.engine.network import quantize_network
@@ -71,3 +74,55 @@ def test_a_run_by_extremes_has_the_points_of_one_that_counts(tmp_path: Path, mon
     assert {n: (p.scale, p.zero) for n, p in made.points.items()} == {
         n: (p.scale, p.zero) for n, p in counted.points.items()
     }
+
+
+def runner_of(nodes: list[onnx.NodeProto], inputs: dict[str, list[int | str]], output: str) -> OnnxRunner:
+    def info(name: str, shape: list[int | str] | None) -> onnx.ValueInfoProto:
+        found: onnx.ValueInfoProto = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        return found
+
+    graph = helper.make_graph(nodes, "graph", [info(*held) for held in inputs.items()], [info(output, None)])
+    return OnnxRunner(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), Path("."))
+
+
+def numbers(observed: Observed, value: str) -> tuple[int, list[int]]:
+    """How many numbers made ranges, and how many each held-out sample has."""
+    return observed.histograms[value].count, [held.count for held in observed.held_out[value]]
+
+
+def test_rows_of_one_sample_count_for_that_sample() -> None:
+    nodes = [helper.make_node("Transpose", ["x"], ["a"], perm=[0, 2, 1]), helper.make_node("Identity", ["a"], ["y"])]
+    found = observe(runner_of(nodes, {"x": ["n", 6, 4]}, "y"), ["a"], [{"x": torch.randn(16, 6, 4)}])
+    assert numbers(found, "a") == (14 * 24, [24, 24])
+
+
+def test_a_value_with_several_rows_for_each_sample_is_cut_evenly() -> None:
+    size = helper.make_node("Constant", [], ["size"], value_ints=[-1, 2, 4])  # three windows of every sample
+    nodes = [size, helper.make_node("Reshape", ["x", "size"], ["a"]), helper.make_node("Identity", ["a"], ["y"])]
+    batch = torch.arange(16.0).reshape(16, 1, 1).expand(16, 6, 4).contiguous()
+    found = observe(runner_of(nodes, {"x": ["n", 6, 4]}, "y"), ["a"], [{"x": batch}])
+    assert numbers(found, "a") == (14 * 24, [24, 24])
+    assert [(held.low, held.high) for held in found.held_out["a"]] == [(7, 7), (15, 15)]
+
+
+def test_where_no_row_belongs_to_one_sample_the_same_numbers_judge() -> None:
+    nodes = [helper.make_node("Transpose", ["x"], ["a"], perm=[1, 0]), helper.make_node("Identity", ["a"], ["y"])]
+    found = observe(runner_of(nodes, {"x": ["n", 7]}, "y"), ["a"], [{"x": torch.randn(16, 7)}])
+    assert numbers(found, "a") == (16 * 7, [16 * 7])
+
+
+def test_a_scalar_input_is_every_samples() -> None:
+    nodes = [helper.make_node("Mul", ["x", "k"], ["y"])]
+    batch = {"x": torch.randn(HELD_OUT, 3), "k": torch.tensor(2.0)}
+    found = observe(runner_of(nodes, {"x": ["n", 3], "k": []}, "y"), ["y"], [batch])
+    assert found.count == HELD_OUT and numbers(found, "y") == (21, [3])
+
+
+def test_inputs_whose_first_axes_differ_are_one_sample_a_call() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "state"], ["y"])]
+    calls: list[dict[str, Tensor]] = [
+        {"x": torch.randn(1, 4, generator=torch.Generator().manual_seed(i)), "state": torch.randn(4, 3)}
+        for i in range(HELD_OUT)
+    ]
+    found = observe(runner_of(nodes, {"x": [1, 4], "state": [4, 3]}, "y"), ["y"], calls)
+    assert found.count == HELD_OUT and numbers(found, "y") == (21, [3])

@@ -110,8 +110,12 @@ def through(point: StoredPoint) -> Quantize:
 
 
 def noise_over_signal(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> Float64[Tensor, "samples"]:
-    """The energy of the error of every sample over that of the sample; the batches are of one output."""
-    noise = torch.cat(list(_energies((b.double() - a.double() for a, b in zip(wanted, found, strict=True)))))
+    """The energy of the error of every sample over that of the sample; the batches are of one output.
+
+    Where the shape of an output depends on its numbers (boxes that were found) and differs, all of it is error.
+    """
+    errors = (b.double() - a.double() if a.shape == b.shape else a.double() for a, b in zip(wanted, found, strict=True))
+    noise = torch.cat(list(_energies(errors)))
     signal = torch.cat(list(_energies(one.double() for one in wanted)))
     floor = max(_FAINT * float(signal.mean()), 1e-30)
     return noise / signal.clamp(min=floor)
@@ -119,4 +123,5 @@ def noise_over_signal(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> Floa
 
 def _energies(tensors: Iterator[Tensor]) -> Iterator[Float64[Tensor, "samples"]]:
     for tensor in tensors:
-        yield tensor.reshape(len(tensor) if tensor.dim() else 1, -1).square().sum(1)
+        rows = tensor if tensor.dim() else tensor[None]
+        yield rows.square().flatten(1).sum(1) if rows.dim() > 1 else rows.square()

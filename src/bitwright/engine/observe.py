@@ -29,11 +29,12 @@ from bitwright.calib import (
 from bitwright.calib.activation import activation_params
 from bitwright.engine.portions import run_in_parts
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.graph.network import Network
+from bitwright.graph.network import Network, Value
 from bitwright.numerics import Params, Spec
 from bitwright.recipe.network import NetworkPlan
 from bitwright.recipe.points import Point
 from bitwright.store.quantized import StoredPoint
+from bitwright.store.sample_set import stacking_of
 
 HELD_OUT = 8  # every eighth sample judges the ranges
 SEEN = 64  # held-out samples that a range is judged on
@@ -75,18 +76,21 @@ def observe(
     else:
         found.extremes = {name: Extremes() for name in values}
     seen: Mapping[str, Seen] = found.histograms or found.extremes
-    network = runner.network
-    check = InputCheck({name: network.values[name].shape for name in network.inputs})
+    inputs = [runner.network.values[name] for name in runner.network.inputs]
+    shares = stacking_of(inputs).shares
+    check = InputCheck({value.name: _rows_of(value, shares) for value in inputs})
     for batch in batches:
-        check.add(batch, found.count)
-        for size, made in run_in_parts(runner, batch, values):
+        check.add(_as_rows(batch, shares), found.count)
+        for held, made in run_in_parts(runner, batch, values):
+            size = held if shares else 1
             for name, value in made.items():
                 _take_in(seen[name], value, found.count, size)
                 _hold_out(found, name, value, size)
             found.count += size
         on_sample(found.count)
-    if found.count < HELD_OUT:  # too few to hold any out: the same samples judge
-        found.held_out = {name: [histogram] for name, histogram in found.histograms.items()}
+    for name, histogram in found.histograms.items():
+        if not found.held_out[name]:  # too few samples, or no row of the value is of one sample: the same ones judge
+            found.held_out[name].append(histogram)
     findings = (*check.findings(), *check_histograms(seen))
     fatal = [finding for finding in findings if finding.problem.is_fatal]
     if fatal:
@@ -95,11 +99,27 @@ def observe(
     return found
 
 
+def _rows_of(value: Value, shares: bool) -> tuple[int | None, ...] | None:
+    """The shape of an input whose first axis counts samples."""
+    if value.shape is None:
+        return None
+    return value.shape if shares and value.shape else (None, *value.shape)
+
+
+def _as_rows(batch: Mapping[str, Tensor], shares: bool) -> dict[str, Tensor]:
+    """The samples of a batch along the first axis: a scalar is every sample's, a call of its own is one sample."""
+    if not shares:
+        return {name: tensor[None] for name, tensor in batch.items()}
+    size = min((len(tensor) for tensor in batch.values() if tensor.dim()), default=1)
+    return {name: tensor if tensor.dim() else tensor.expand(size) for name, tensor in batch.items()}
+
+
 def _take_in(seen: Seen, value: Tensor, first: int, size: int) -> None:
     """Take in the values of samples from `first` on, but for every eighth."""
-    if not _runs_along(value, size):  # counts for the first
+    if not _has_samples(value, size):  # counts for the first
         seen.add(value.reshape(1, -1), first)
         return
+    value = value.reshape(size, -1)
     makers = [row for row in range(size) if (first + row) % HELD_OUT != HELD_OUT - 1]
     start = 0
     while start < len(makers):  # runs of neighbours, so that indices stay those of the samples
@@ -112,8 +132,9 @@ def _take_in(seen: Seen, value: Tensor, first: int, size: int) -> None:
 
 def _hold_out(found: Observed, name: str, value: Tensor, size: int) -> None:
     """Count every eighth sample apart, where anything is counted."""
-    if name not in found.histograms or not _runs_along(value, size):
+    if name not in found.histograms or not _has_samples(value, size):
         return
+    value = value.reshape(size, -1)
     for row in range(size):
         index = found.count + row
         if index % HELD_OUT == HELD_OUT - 1:
@@ -122,9 +143,9 @@ def _hold_out(found: Observed, name: str, value: Tensor, size: int) -> None:
             found.held_out[name].append(alone)
 
 
-def _runs_along(value: Tensor, size: int) -> bool:
-    """Whether a value has a row for every sample."""
-    return value.dim() > 0 and len(value) == size
+def _has_samples(value: Tensor, size: int) -> bool:
+    """Whether a value can be cut into samples: it has one or several rows (windows, heads) for each."""
+    return value.dim() > 0 and len(value) > 0 and len(value) % size == 0
 
 
 def points_of_each(

@@ -158,7 +158,7 @@ class _Surroundings:
 
     def _types(self, node: Executed, reads: Sequence[str]) -> list[str]:
         """The types of the codes of a node's activations. ONNX Runtime may change some signed ones to unsigned."""
-        before = [self.makers[name] for name in reads if not self._is_stored(name)]
+        before = [self.makers[name] for name in reads if self._is_dequantized(name) and not self._is_stored(name)]
         after = [reader for name in node.outputs for reader in self.readers.get(name, ())]
         quantizers = [one for one in after if one.op == "QuantizeLinear"]
         return sorted(

@@ -51,8 +51,12 @@ class OpenVinoSession:
         options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         if precision is not None:
             options["INFERENCE_PRECISION_HINT"] = precision
+        core = openvino.Core()
         try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU", options)
+            model = core.read_model(str(path))
+            # Names before OpenVINO optimises: afterwards an output may have the names of several values.
+            self.outputs: tuple[str, ...] = tuple(port.get_any_name() for port in model.outputs)
+            self._compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise RunError(f"{path}: OpenVINO cannot open it: {_last_line(error)}") from error
         self._request = self._compiled.create_infer_request()
@@ -60,7 +64,6 @@ class OpenVinoSession:
             port.get_any_name(): tuple(axis.get_length() if axis.is_static else None for axis in port.partial_shape)
             for port in self._compiled.inputs
         }
-        self.outputs: tuple[str, ...] = tuple(port.get_any_name() for port in self._compiled.outputs)
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of one batch; RunError where OpenVINO fails."""

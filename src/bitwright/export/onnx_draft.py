@@ -38,8 +38,10 @@ class OnnxDraft:
         self._after: dict[str, list[NodeProto]] = {}  # by the value behind whose producer they go; inputs too
         self._instead: dict[str, list[NodeProto]] = {}  # by the name of the node whose place they take
         self._nodes = list(self.model.graph.node)
-        names = {node.outputs[0]: node.name for node in self.network.nodes}
-        self._names = [names.get(proto.output[0], "") for proto in self._nodes]  # "" for those that hold a constant
+        names = {node.made: node.name for node in self.network.nodes}
+        self._names = [
+            names.get(next(filter(None, proto.output), ""), "") for proto in self._nodes
+        ]  # "" for those that hold a constant
         self._protos = {name: proto for name, proto in zip(self._names, self._nodes, strict=True) if name}
         self._gone: set[str] = set()  # constants whose name something else has taken
         self._replaced: set[str] = set()  # constants that fewer nodes read than before
@@ -122,7 +124,7 @@ class OnnxDraft:
         nodes = [added for name in self.network.inputs for added in self._after.get(name, [])]
         for name, proto in zip(self._names, self._nodes, strict=True):
             outputs = known[name].outputs if name else ()
-            nodes += self._before.get(outputs[0], []) if outputs else []
+            nodes += self._before.get(known[name].made, []) if name else []
             nodes += self._instead.get(name, [proto])
             nodes += [added for output in outputs for added in self._after.get(output, [])]
         read = {name for proto in nodes for name in reads_of(proto)} | set(self.network.outputs)
@@ -137,7 +139,7 @@ class OnnxDraft:
         return self.model
 
     def _first_output(self, node: str) -> str:
-        return next(one for one in self.network.nodes if one.name == node).outputs[0]
+        return next(one for one in self.network.nodes if one.name == node).made
 
 
 def _holds(node: NodeProto, names: set[str]) -> bool:

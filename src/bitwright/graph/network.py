@@ -65,6 +65,11 @@ class Node:
     domain: str = ""
     captures: tuple[str, ...] = ()
 
+    @property
+    def made(self) -> str:
+        """The first value that it makes; outputs before it may be left out."""
+        return next(filter(None, self.outputs), "")
+
 
 @final
 @dataclass(frozen=True)

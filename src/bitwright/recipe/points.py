@@ -120,14 +120,14 @@ class _Walk:
         """The value behind the clamps that follow and alone read this one."""
         readers = self.network.readers(value)
         if len(readers) == 1 and self.roles[readers[0][0].name] is Role.CLAMP and value not in self.network.outputs:
-            return self._clamped(readers[0][0].outputs[0])
+            return self._clamped(readers[0][0].made)
         return value
 
     def _needed(self) -> Iterator[tuple[str, Node]]:
         """Every value that has to pass through codes, and the node because of which."""
         for node in self.network.nodes:
             role = self.roles[node.name]
-            if role is Role.FLOAT or node.outputs[0] not in self.offered:
+            if role is Role.FLOAT or node.made not in self.offered:
                 continue
             if role is Role.MOVE:
                 if node.inputs[0] in self.offered:
@@ -137,7 +137,7 @@ class _Walk:
                 continue
             yield from ((name, node) for name in self._activations(node))
             needs = role in self.target.needs_output or node.op in self.target.needs_output_ops
-            made = self._clamped(node.outputs[0])
+            made = self._clamped(node.made)
             if needs or made in self.wanted:
                 yield made, node
 
@@ -156,7 +156,7 @@ class _Walk:
         """Let the points around a node that copies numbers share one scale."""
         role = self.roles[node.name]
         shares = role is Role.MOVE or (role is Role.JOIN and self.target.joins_share)
-        if not shares or node.outputs[0] not in self.offered:
+        if not shares or node.made not in self.offered:
             return
         held = [name for name in (*self._activations(node), *node.outputs) if name in needed]
         for name in held[1:]:
@@ -177,7 +177,7 @@ class _Walk:
         reading = [
             node.name
             for node, place in self.network.readers(name)
-            if node.outputs[0] in self.offered and place >= 0 and name in self._activations(node)
+            if node.made in self.offered and place >= 0 and name in self._activations(node)
         ]
         return tuple(dict.fromkeys(reading))
 
@@ -185,14 +185,14 @@ class _Walk:
         return {
             node.name: self.roles[node.name]
             for node in self.network.nodes
-            if node.outputs[0] in self.offered and self.roles[node.name] is not Role.FLOAT
+            if node.made in self.offered and self.roles[node.name] is not Role.FLOAT
         }
 
     def _floats(self) -> dict[str, str]:
         """Why each node that stays float does."""
         reasons = dict(self.floats)
         for node in self.network.nodes:
-            if node.outputs[0] in self.offered or node.name in reasons:
+            if node.made in self.offered or node.name in reasons:
                 continue
             wanted = any(name in self.wanted for name in node.outputs)
             reasons[node.name] = "what it reads is float" if wanted else "what it makes is only read by float operators"

@@ -19,8 +19,8 @@ def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
         return Role.FLOAT, f"an operator of {node.domain}, which is not known"
     if node.captures or any(name and network.values[name].dtype == "unknown" for name in node.outputs):
         return Role.FLOAT, "it has a subgraph, or its types are not known"
-    if network.values[node.outputs[0]].dtype != "float32":
-        return Role.FLOAT, f"it makes {network.values[node.outputs[0]].dtype}, not float32"
+    if network.values[node.made].dtype != "float32":
+        return Role.FLOAT, f"it makes {network.values[node.made].dtype}, not float32"
     if node.op in LINEAR or node.op in target.linear or node.op == "ConvTranspose":
         return _linear(network, node, target)
     role = _named(node, target)

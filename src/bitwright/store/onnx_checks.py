@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.inliner
 from onnx import ModelProto, NodeProto
 
+from bitwright.graph.network import Network
 from bitwright.graph.onnx import constants_of, inner_nodes, light_copy
 from bitwright.store.onnx_tensors import SMALL, every_tensor, external_place, is_external, read_external, take_in
 from bitwright.store.source_error import SourceError
 
+FREE_CONSTANTS = 4  # the first IR version in which a constant need not be an input
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -65,6 +68,31 @@ def inline_functions(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
         return model, ()
     names = ", ".join(sorted({function.name for function in model.functions}))
     return onnx.inliner.inline_local_functions(model), (f"local functions put in the place of their calls: {names}",)
+
+
+def release_constants(model: ModelProto) -> tuple[str, ...]:
+    """Take constants out of the inputs, where files of IR version 3 and older list them all; a note of it.
+
+    The model is changed. As inputs they could be replaced on every run, so engines would not take them as weights.
+    """
+    if model.ir_version >= FREE_CONSTANTS:
+        return ()
+    constants = constants_of(model)
+    for value in [value for value in model.graph.input if value.name in constants]:
+        model.graph.input.remove(value)
+    before, model.ir_version = model.ir_version, FREE_CONSTANTS
+    return (f"converted from IR version {before} to {FREE_CONSTANTS}, in which constants are no inputs",)
+
+
+def complete_outputs(model: ModelProto, network: Network) -> None:
+    """Give outputs without a shape, which ONNX's checker rejects, the one that was inferred; the model is changed."""
+    for output in model.graph.output:
+        value = network.values[output.name]
+        kind = output.type.tensor_type
+        if kind.HasField("shape") or value.shape is None or value.dtype in ("string", "unknown"):
+            continue
+        elem = kind.elem_type or onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, elem, value.shape))
 
 
 def _every_node(model: ModelProto) -> Iterator[NodeProto]:

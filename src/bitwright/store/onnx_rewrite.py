@@ -32,8 +32,9 @@ def write_edited(source: OnnxSource, network: Network, constants: Mapping[str, T
 
 
 def _rewrite(model: ModelProto, before: Network, after: Network) -> None:
-    names = {node.outputs[0]: node for node in before.nodes}
-    protos = {names[p.output[0]].name: p for p in model.graph.node if p.output and p.output[0] in names}
+    names = {node.made: node for node in before.nodes}
+    first = [(next(filter(None, proto.output), ""), proto) for proto in model.graph.node]
+    protos = {names[made].name: proto for made, proto in first if made in names}
     originals = {node.name: node for node in before.nodes}
     held = [proto for proto in model.graph.node if is_constant(proto) and proto.output[0] in after.constants]
     nodes = [_copied(proto) for proto in held]
@@ -47,6 +48,8 @@ def _rewrite(model: ModelProto, before: Network, after: Network) -> None:
     model.graph.node.extend(nodes)
     for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in after.constants]:
         model.graph.initializer.remove(tensor)
+    for held in [held for held in model.graph.input if held.name in before.constants - after.constants]:
+        model.graph.input.remove(held)  # files of old list their constants as inputs too
     for name in sorted(after.constants - before.constants):
         model.graph.initializer.append(TensorProto(name=name))
 

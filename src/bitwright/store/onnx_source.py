@@ -21,7 +21,14 @@ from torch import Tensor
 
 from bitwright.graph.network import Network, NetworkError
 from bitwright.graph.onnx import constants_of, network_of
-from bitwright.store.onnx_checks import check_external, check_not_quantized, check_valid, inline_functions
+from bitwright.store.onnx_checks import (
+    check_external,
+    check_not_quantized,
+    check_valid,
+    complete_outputs,
+    inline_functions,
+    release_constants,
+)
 from bitwright.store.onnx_opset import raise_opset
 from bitwright.store.onnx_tensors import Stored, every_tensor, external_place, is_external, read_tensor
 from bitwright.store.onnx_write import write_model
@@ -53,11 +60,13 @@ class OnnxSource:
             check_external(model, path.parent)
             model, inlined = inline_functions(model)
             model, raised = raise_opset(model, path.parent)
+            released = release_constants(model)
             network = network_of(model)
+            complete_outputs(model, network)
             check_valid(model)
         except (NetworkError, SourceError) as error:
             raise SourceError(f"{path}: {error}") from error
-        return OnnxSource(path, (*inlined, *raised), model, constants_of(model), network)
+        return OnnxSource(path, (*inlined, *raised, *released), model, constants_of(model), network)
 
     @property
     def folder(self) -> Path:

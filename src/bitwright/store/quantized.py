@@ -110,7 +110,9 @@ class QuantizedNetwork:
                 continue
             weight, point = self.weights.get(node.inputs[1]), self.points.get(node.inputs[0])
             if weight is not None and point is not None and point.params is not None and weight.is_integer:
-                found[node.name] = (node.inputs[2], bias_steps(point.params.scale, weight.scale))
+                steps = bias_steps(point.params.scale, weight.scale)
+                groups = int(node.attributes.get("group", 1)) if node.op == "ConvTranspose" else 1
+                found[node.name] = (node.inputs[2], steps.repeat(groups) if steps.numel() > 1 else steps)
         return found
 
 
@@ -119,7 +121,7 @@ def bias_steps(activation: Float[Tensor, "1 1"], weight: Float[Tensor, "tiles"])
     return activation.reshape(()) * weight
 
 
-def bias_codes(bias: Float[Tensor, "channels"], steps: Float[Tensor, "tiles"]) -> Int32[Tensor, "channels"]:
-    """The bias as whole steps, rounded to nearest even and clamped to 32 bits."""
+def bias_codes(bias: Float[Tensor, "numbers"], steps: Float[Tensor, "tiles"]) -> Int32[Tensor, "channels"]:
+    """The bias as whole steps, rounded to nearest even and clamped to 32 bits; a single number is every channel's."""
     codes = (bias.double() / steps.double()).round().clamp(-LARGEST, LARGEST)
     return codes.to(torch.int32)

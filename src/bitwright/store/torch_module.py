@@ -179,10 +179,15 @@ def _translate(program: Any, opset: int, names: list[str] | None) -> Any:
 
 def _name_transposed(graph: Any) -> None:
     """Call what a transposed weight becomes, once it is computed, after the weight."""
+    named: set[str] = set()
     for node in graph:
         weight = node.inputs[0] if node.inputs else None
-        if node.op_type == "Transpose" and weight is not None and weight.name in graph.initializers:
-            node.outputs[0].name = f"{weight.name}.transposed"
+        if node.op_type != "Transpose" or weight is None or weight.name not in graph.initializers:
+            continue
+        name = f"{weight.name}.transposed"
+        if name not in named:  # of a weight that is transposed again and again, the first
+            node.outputs[0].name = name
+            named.add(name)
 
 
 @contextmanager

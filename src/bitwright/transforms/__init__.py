@@ -15,9 +15,11 @@ from bitwright.transforms.biases import biased_value, own_bias
 from bitwright.transforms.clip import close_clips, open_clips, without_bounds
 from bitwright.transforms.equalize import Equalize, Equalized, channel_ranges, rescaling
 from bitwright.transforms.fold_norm import Folded, fold_norms
+from bitwright.transforms.layouts import one_layout_each
 from bitwright.transforms.means import expected_means
 from bitwright.transforms.moments import Moments, scaled_by_site
 from bitwright.transforms.pools import means_as_pools
+from bitwright.transforms.simplify import as_constants, constant_nodes, without_copies
 from bitwright.transforms.smooth import Smooth, activation_ranges, search_alpha
 from bitwright.transforms.transform import Affine, Edit, Rewrite, plus, times
 
@@ -36,10 +38,12 @@ __all__ = [
     "Shift",
     "Smooth",
     "activation_ranges",
+    "as_constants",
     "bias_edit",
     "biased_value",
     "channel_ranges",
     "close_clips",
+    "constant_nodes",
     "correct_analytically",
     "correct_empirically",
     "expected_means",
@@ -47,6 +51,7 @@ __all__ = [
     "fold_norms",
     "linear_nodes",
     "means_as_pools",
+    "one_layout_each",
     "open_clips",
     "own_bias",
     "plus",
@@ -55,4 +60,5 @@ __all__ = [
     "search_alpha",
     "times",
     "without_bounds",
+    "without_copies",
 ]
