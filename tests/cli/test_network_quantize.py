@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from cli.conftest import call
+from cli.conftest import call, refused
 
 FACTORY = """
 import torch
@@ -148,3 +148,28 @@ def test_limits_of_language_models_are_refused_instead_of_ignored(residual: tupl
     model, samples = residual
     found = call("quantize", model, "-r", "int8", "-c", samples, "-o", tmp_path / "out", "--max-ram", "4GiB")
     assert found.exit_code == 2 and "--max-ram" in found.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_recipe_of_ones_own_and_nodes_to_keep(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    model, samples = residual
+    names = [node.name for node in onnx.load(model).graph.node if node.op_type in ("Conv", "Gemm")]
+    (tmp_path / "mine.toml").write_text(f'preset = "int8"\nranges = ["MinMaxRange"]\nkeep = ["{names[0]}"]\n')
+    command = ("quantize", model, "-r", tmp_path / "mine.toml", "-c", samples, "-o", tmp_path / "out", "--no-verify")
+    found = call(*command, "--keep", names[1], "--json")
+    assert found.exit_code == 0, found.output
+    manifest = json.loads(found.stdout)["manifest"]
+    assert {manifest["float"][name] for name in names[:2]} == {"asked to stay float"}
+    assert manifest["recipe"]["ranges"] == [{"type": "MinMaxRange"}]
+
+
+def test_an_unknown_node_to_keep_is_refused_before_anything_is_written(
+    residual: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, samples = residual
+    words = refused("quantize", model, "-r", "int8", "-c", samples, "-o", tmp_path / "out", "--keep", "nobody")
+    assert "nobody" in words and "no node of this name" in words and not (tmp_path / "out").exists()
+
+
+def test_options_of_networks_are_refused_for_language_models(model: Path, text: Path, tmp_path: Path) -> None:
+    words = refused("quantize", model, "-r", "w4a16", "-c", text, "-o", tmp_path / "out", "--keep", "a")
+    assert "--keep: for whole networks" in words

@@ -20,7 +20,7 @@ from bitwright.store.batches import Batches, TextError, read_batches
 from bitwright.store.source import Source, open_source
 
 ModelArgument = Annotated[
-    Path, typer.Argument(help="A Hugging Face model folder, an .onnx file, or pkg.mod:factory.", show_default=False)
+    Path, typer.Argument(help="A Hugging Face folder, an .onnx file, or pkg.mod:factory.", show_default=False)
 ]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="A preset's name or a TOML file.", show_default=False)
@@ -45,7 +45,16 @@ LoaderOption = Annotated[
     typer.Option("--loader", help="Whole networks: pkg.mod:function that gives batches.", show_default=False),
 ]
 TargetOption = Annotated[
-    str, typer.Option("--target", help="Whole networks: x86-vnni, x86-avx2, arm, tensorrt or openvino.")
+    str | None,
+    typer.Option(
+        "--target",
+        help="Whole networks: x86-vnni (the default), x86-avx2, arm, tensorrt or openvino.",
+        show_default=False,
+    ),
+]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option("--keep", help="Whole networks: a node that stays float; may be repeated.", show_default=False),
 ]
 NoVerifyOption = Annotated[bool, typer.Option("--no-verify", help="Whole networks: do not run the delivered file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]

@@ -65,7 +65,8 @@ def quantize(
     compute: options.ComputeOption = "auto",
     to: ToOption = None,
     allow_pickle: options.PickleOption = False,
-    target: options.TargetOption = "x86-vnni",
+    target: options.TargetOption = None,
+    keep: options.KeepOption = None,
     loader: options.LoaderOption = None,
     no_verify: options.NoVerifyOption = False,
     json: options.JsonOption = False,
@@ -75,13 +76,14 @@ def quantize(
         if to not in (None, "onnx"):
             raise ValueError(f"a whole network is exported to onnx; found --to {to}")
         refuse("language models", max_ram=max_ram, allow_pickle=allow_pickle, compute=compute != "auto")
-        from bitwright.cli.network.given import Given  # needs the onnx extra
+        from bitwright.cli.network.given import Asked, Given  # needs the onnx extra
         from bitwright.cli.network.quantize import NetworkOptions, quantize_whole
 
         network = Given(str(model), calibration, loader, samples, length)
-        quantize_whole(NetworkOptions(network, recipe, target, output, threads, to is not None, not no_verify, json))
+        asked = Asked(recipe, target, tuple(keep or ()))
+        quantize_whole(NetworkOptions(network, asked, output, threads, to is not None, not no_verify, json))
         return
-    refuse("whole networks", loader=loader, no_verify=no_verify)
+    refuse("whole networks", loader=loader, target=target, keep=keep, no_verify=no_verify)
     if to is not None:
         check_form(to)
     given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)

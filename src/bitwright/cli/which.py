@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from bitwright.recipe.network import NETWORK_PRESETS
+from bitwright.recipe.network_text import is_for_networks
 from bitwright.recipe.presets import PRESETS
 from bitwright.store.network_source import ModelKind, kind_of
 
@@ -19,7 +20,7 @@ def is_network(model: Path, recipe: str) -> bool:
         return True
     if recipe in PRESETS and recipe in NETWORK_PRESETS and model.is_dir():
         return kind_of(str(model)) is ModelKind.ENCODER
-    return recipe in NETWORK_PRESETS and recipe not in PRESETS
+    return recipe not in PRESETS and is_for_networks(recipe)
 
 
 def is_network_artifact(folder: Path) -> bool:
@@ -33,6 +34,6 @@ def is_network_artifact(folder: Path) -> bool:
 
 def refuse(whose: str, **given: object) -> None:
     """ValueError where an option was given that is for the other half: it would be ignored."""
-    wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)]
+    wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: for {whose}; leave {'it' if len(wrong) == 1 else 'them'} out")

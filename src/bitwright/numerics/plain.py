@@ -2,7 +2,7 @@
 
 An object becomes a table with its class under "type" and one entry per field; enums become their values, tuples become
 lists, and a field that is None is left out. Reading knows the allowed classes by name and checks every key, so that a
-misspelt field is an error that lists what is allowed.
+misspelt field is an error that lists what is allowed. A class alone may be written as its name.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def _scalar(data: Plain, kind: type, place: str) -> Any:
 
 def _object(data: Plain, kind: type, classes: Mapping[str, type], place: str) -> Any:
     allowed = sorted(name for name, cls in classes.items() if issubclass(cls, kind) and not isabstract(cls))
+    if isinstance(data, str):
+        data = {"type": data}
     if not isinstance(data, dict):
         raise PlainError(f"{place}: expected a table with type = one of {allowed}, found {data!r}")
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)

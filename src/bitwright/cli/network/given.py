@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitwright.recipe.network import NetworkRecipe
+from bitwright.recipe.network_text import load_network_recipe
 from bitwright.store.arrays import example_in
 from bitwright.store.artifact import ArtifactError
 from bitwright.store.encoder_source import read_tokenizer
@@ -17,6 +19,19 @@ from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.samples import Samples, read_samples
 
 SOURCE = "source"  # the folder of a module's ONNX file, beside the artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A preset's name or a TOML file, the target, and nodes to keep in float."""
+
+    name: str
+    target: str | None = None
+    keep: tuple[str, ...] = ()
+
+    def recipe(self) -> NetworkRecipe:
+        """All of it as a recipe; ValueError where something is not known."""
+        return load_network_recipe(self.name, self.target, self.keep)
 
 
 @dataclass(frozen=True, slots=True)

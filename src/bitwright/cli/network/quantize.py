@@ -19,11 +19,12 @@ from bitwright.cli.network.deliver import (
     stored_bytes,
     verify_file,
 )
-from bitwright.cli.network.given import SOURCE, Given
+from bitwright.cli.network.given import SOURCE, Asked, Given
 from bitwright.engine.network import Step, quantize_network
 from bitwright.export.exporter import ExportError
-from bitwright.recipe.network import NetworkRecipe, find_network_recipe
 from bitwright.recipe.targets import find_target
+from bitwright.recipe.network import NetworkRecipe
+from bitwright.recipe.network_text import check_keep
 from bitwright.store.files import read_json
 
 
@@ -32,8 +33,7 @@ class NetworkOptions:
     """The options of `quantize` that concern whole networks, as given."""
 
     given: Given
-    recipe: str
-    target: str
+    asked: Asked
     output: Path
     threads: int | None
     must_export: bool
@@ -44,10 +44,11 @@ class NetworkOptions:
 def quantize_whole(options: NetworkOptions) -> None:
     """Quantize, export to OUT/export/onnx/model.onnx, and verify what was delivered."""
     use_threads(options.threads)
-    recipe = find_network_recipe(options.recipe, options.target)
+    recipe = options.asked.recipe()
     if options.must_export:
         check_exports(recipe)
     source, samples = options.given.open(options.output / SOURCE)
+    check_keep(source.network(), recipe.keep)
     for note in source.notes:
         err.print(f"note: {note}", soft_wrap=True)
     err.print(f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
