@@ -1,4 +1,4 @@
-"""How much memory this process has of its own, now and at most.
+"""How much memory this process has of its own, now and at most, and what machine it runs on.
 
 Anonymous memory is what counts: mapped weight files and streams belong to the page cache, which gives way when others
 need room. The system keeps no record of its peak, so a thread looks fifty times a second.
@@ -7,12 +7,15 @@ need room. The system keeps no record of its peak, so a thread looks fifty times
 from __future__ import annotations
 
 import ctypes
+import platform
 import resource
 import sys
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import final
+
+import torch
 
 _STATUS = Path("/proc/self/status")
 _PAUSE_SECONDS = 0.02
@@ -71,3 +74,14 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._done.wait(_PAUSE_SECONDS):
             self.bytes = max(self.bytes, resident())
+
+
+def host() -> dict[str, str | int]:
+    """The machine, for run.json."""
+    return {
+        "name": platform.node(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+    }

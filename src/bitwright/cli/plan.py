@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, duration, say, say_json, show, size
+from bitwright.cli.answer import answering, duration, say, say_json, size
+from bitwright.cli.folding import Line, folded, show_rows
+from bitwright.cli.which import is_network, refuse
 from bitwright.numerics import Spec
 from bitwright.recipe.plan import BlockJob, Plan
 
@@ -26,9 +26,22 @@ def plan(
     threads: options.ThreadsOption = None,
     compute: options.ComputeOption = "auto",
     allow_pickle: options.PickleOption = False,
+    target: options.TargetOption = None,
+    keep: options.KeepOption = None,
+    loader: options.LoaderOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Show every decision with its bytes, and predict memory, disk and time, before any weight is touched."""
+    if is_network(model, recipe):
+        refuse("language models", max_ram=max_ram, allow_pickle=allow_pickle, compute=compute != "auto")
+        from bitwright.cli.network.given import Asked, Given  # needs the onnx extra
+        from bitwright.cli.network.plan import plan_whole
+
+        options.use_threads(threads)
+        asked = Asked(recipe, target, tuple(keep or ()))
+        plan_whole(Given(str(model), calibration, loader, samples, length), asked, json)
+        return
+    refuse("whole networks", target=target, keep=keep, loader=loader)
     given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
     job = options.prepare(given, needs_rows=False)
     if json:
@@ -52,10 +65,10 @@ def plan_json(job: options.Job) -> dict[str, Any]:
 
 def show_plan(job: options.Job) -> None:
     """The plan as tables; what is alike in all blocks takes one line."""
-    for title, rows in _folded(_decided(job.plan)).items():
-        _show_rows(f"quantize: {title}", rows)
-    for title, rows in _folded(_kept(job.plan)).items():
-        _show_rows(f"keep: {title}", rows)
+    for title, rows in folded(_decided(job.plan), _pattern).items():
+        show_rows(f"quantize: {title}", ("weight", "shape"), rows)
+    for title, rows in folded(_kept(job.plan), _pattern).items():
+        show_rows(f"keep: {title}", ("weight", "shape"), rows)
     cost = job.cost
     say(
         f"\nquantized weights {size(cost.weight_bytes)}, {cost.bits_per_weight:.3f} bits per weight; whole model "
@@ -67,16 +80,6 @@ def show_plan(job: options.Job) -> None:
     )
     for text in warnings(job.plan):
         say(f"warning: {text}", style="yellow")
-
-
-def _show_rows(title: str, rows: Mapping[tuple[str, str], list[int]]) -> None:
-    say(title, style="bold")
-    table = Table(box=None, header_style="dim")
-    for heading, side in (("weight", "left"), ("count", "right"), ("shape", "right"), ("bytes", "right")):
-        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for (name, shape), sizes in rows.items():
-        table.add_row(name, str(len(sizes)), shape, f"{sum(sizes):,}")
-    show(table)
 
 
 def warnings(plan: Plan) -> Iterator[str]:
@@ -121,33 +124,18 @@ def _decisions(plan: Plan) -> Iterator[tuple[str, tuple[int, int], Spec, str]]:
         yield name, shape, spec, solvers.get(name, "Nearest")  # tables are rounded without data
 
 
-def _decided(plan: Plan) -> Iterator[_Line]:
+def _decided(plan: Plan) -> Iterator[Line]:
     for name, shape, spec, solver in _decisions(plan):
-        yield _Line(f"{spec}; {solver}", name, shape, spec.bits(shape) // 8)
+        yield Line(f"{spec}; {solver}", name, _shape(shape), spec.bits(shape) // 8)
 
 
-def _kept(plan: Plan) -> Iterator[_Line]:
+def _kept(plan: Plan) -> Iterator[Line]:
     for kept in plan.kept:
-        yield _Line(f"{kept.kind}: {kept.reason}", kept.name, kept.shape, kept.bytes)
+        yield Line(f"{kept.kind}: {kept.reason}", kept.name, _shape(kept.shape), kept.bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One weight under its title."""
-
-    title: str
-    name: str
-    shape: tuple[int, ...]
-    bytes: int
-
-
-def _folded(lines: Iterator[_Line]) -> dict[str, dict[tuple[str, str], list[int]]]:
-    """Title -> name with numbers replaced by *, and shape -> the bytes of each weight that has these."""
-    found: dict[str, dict[tuple[str, str], list[int]]] = {}
-    for line in lines:
-        row = _pattern(line.name), " x ".join(map(str, line.shape))
-        found.setdefault(line.title, {}).setdefault(row, []).append(line.bytes)
-    return found
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _pattern(name: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,7 +15,7 @@ from rich.text import Text
 from bitwright.cli import job as options
 from bitwright.cli.answer import answering, duration, err, say, say_json, show, size
 from bitwright.cli.export import check_form, export_inside
-from bitwright.cli.memory import PeakMemory, resident
+from bitwright.cli.memory import PeakMemory, host, resident
 from bitwright.cli.which import is_network, refuse
 from bitwright.engine.run import BlockDone
 from bitwright.export import EXPORTERS
@@ -157,13 +155,7 @@ def note_run(finished: Finished) -> None:
         "seconds": finished.seconds if finished.resumed == 0 else sum(seconds),
         "blocks": [{"seconds": spent} for spent in seconds],
         "peak_bytes": max(finished.peak_bytes, peak) if finished.resumed else finished.peak_bytes,
-        "host": {
-            "name": platform.node(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "threads": torch.get_num_threads(),
-        },
+        "host": host(),
     }
     write_json(file, note)
 

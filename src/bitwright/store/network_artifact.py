@@ -29,7 +29,17 @@ from bitwright.store.tensors import flatten, gather
 NETWORK_FORMAT = 1
 KIND = "network"
 MANIFEST = "manifest.json"
-_OWN = {MANIFEST, "float.onnx", "float.onnx.data", "weights.safetensors", "delivery.json", "export", "source"}
+_OWN = {
+    MANIFEST,
+    "float.onnx",
+    "float.onnx.data",
+    "weights.safetensors",
+    "delivery.json",
+    "scores.json",
+    "run.json",
+    "export",
+    "source",
+}
 _SPECS = {name: vars(numerics)[name] for name in numerics.__all__ if isinstance(vars(numerics)[name], type)}
 
 

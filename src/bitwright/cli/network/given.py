@@ -62,6 +62,12 @@ class Given:
         source = open_network(self.model, exports, example)
         return source, self._samples(source, loaded)
 
+    def open_with_or_without(self, exports: Path) -> tuple[OnnxSource, Samples | None]:
+        """The same where samples are not needed."""
+        if self.has_samples:
+            return self.open(exports)
+        return open_network(self.model, exports), None
+
     def samples(self, source: OnnxSource) -> Samples:
         """Samples for a source that is open already."""
         return self._samples(source, self._loaded())

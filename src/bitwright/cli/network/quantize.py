@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bitwright.cli.answer import duration, err, say, say_json, show, show_warning, size
 from bitwright.cli.job import use_threads
+from bitwright.cli.memory import PeakMemory, host
 from bitwright.cli.network.deliver import (
     exported_inside,
     file_bytes,
@@ -25,7 +26,7 @@ from bitwright.export.exporter import ExportError
 from bitwright.recipe.targets import find_target
 from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import check_keep
-from bitwright.store.files import read_json
+from bitwright.store.files import read_json, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,15 @@ def quantize_whole(options: NetworkOptions) -> None:
         err.print(f"note: {note}", soft_wrap=True)
     err.print(f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
     started = time.monotonic()
-    network = quantize_network(source, recipe, options.output, samples, Progress())
+    with PeakMemory() as peak:
+        network = quantize_network(source, recipe, options.output, samples, Progress())
     try:
         file = exported_inside(network, options.output)
     except ExportError as error:
         file = None
         show_warning(f"not exported: {error}")
     seconds = time.monotonic() - started
+    note_run(options.output, seconds, peak.bytes)
     delivery = None
     if options.verify and file is not None:
         err.print("verifying the delivered file")
@@ -72,6 +75,7 @@ def quantize_whole(options: NetworkOptions) -> None:
         "bytes": size_of_it,
         "bytes_original": source.bytes,
         "seconds": seconds,
+        "peak_ram_bytes": peak.bytes,
         "manifest": read_json(options.output / "manifest.json"),
         "delivery": delivery,
     }
@@ -79,6 +83,14 @@ def quantize_whole(options: NetworkOptions) -> None:
         say_json(data)
     else:
         _show(options, data)
+
+
+def note_run(artifact: Path, seconds: float, peak_bytes: int) -> None:
+    """Write run.json: times and host, which the manifest must not hold; not for a run that found all of it made."""
+    file, manifest = artifact / "run.json", artifact / "manifest.json"
+    if file.is_file() and file.stat().st_mtime_ns >= manifest.stat().st_mtime_ns:
+        return
+    write_json(file, {"seconds": seconds, "blocks": [], "peak_bytes": peak_bytes, "host": host()})
 
 
 def check_exports(recipe: NetworkRecipe) -> None:
@@ -108,7 +120,7 @@ def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False)
     table.add_row("before", size(data["bytes_original"]))
     table.add_row("after", size(data["bytes"]))
-    table.add_row("time", duration(data["seconds"]))
+    table.add_row("time", f"{duration(data['seconds'])}, at most {size(data['peak_ram_bytes'])} of memory")
     show(table)
     if data["delivery"] is not None:
         show_delivery(data["delivery"])
