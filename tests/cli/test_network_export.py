@@ -57,10 +57,11 @@ def test_other_forms_and_half_of_what_verifying_needs_are_refused(
     quantized: Path, residual: tuple[Path, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert "exported to onnx" in refused("export", quantized, "--to", "dense", "-o", out)
+    assert "one of onnx, onnx-nbits" in refused("export", quantized, "--to", "dense", "-o", out)
     assert "give both" in refused("export", quantized, "--to", "onnx", "-o", out, "--data", residual[1])
     assert "artifact itself" in refused("export", quantized, "--to", "onnx", "-o", quantized)
     assert not out.exists()
+    assert "whose weights alone" in refused("export", quantized, "--to", "onnx-nbits", "-o", out)
 
 
 def test_an_artifact_of_a_language_model_takes_no_options_of_networks(finished: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_file_is_for_networks_where_it_starts_from_a_preset(tmp_path: Path) ->
     (tmp_path / "broken.toml").write_text("[[")
     names = ["network.toml", "language.toml", "broken.toml", "none.toml"]
     assert [is_for_networks(str(tmp_path / name)) for name in names] == [True, False, False, False]
-    assert is_for_networks("int8") and not is_for_networks("w4a16")
+    assert is_for_networks("int8") and not is_for_networks("w3a16")
 
 
 def test_a_file_that_is_not_there_or_wrong_is_named(tmp_path: Path) -> None:

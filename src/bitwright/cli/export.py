@@ -23,7 +23,10 @@ from bitwright.store.artifact import Artifact, open_artifact
 def export(
     artifact: Annotated[Path, typer.Argument(help="The folder that quantize wrote.", show_default=False)],
     to: Annotated[
-        str, typer.Option("--to", help=f"One of {', '.join(EXPORTERS)}; whole networks: onnx.", show_default=False)
+        str,
+        typer.Option(
+            "--to", help=f"One of {', '.join(EXPORTERS)}; whole networks: onnx, onnx-nbits.", show_default=False
+        ),
     ],
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)],
     against: Annotated[
@@ -46,11 +49,9 @@ def export(
     """
     options.use_threads(threads)
     if is_network_artifact(artifact):
-        if to != "onnx":
-            raise ValueError(f"a whole network is exported to onnx; found --to {to}")
         from bitwright.cli.network.export import ExportOptions, export_whole  # needs the onnx extra
 
-        export_whole(ExportOptions(artifact, output, against, data, loader, threads or 1, not no_verify, json))
+        export_whole(ExportOptions(artifact, to, output, against, data, loader, threads or 1, not no_verify, json))
         return
     refuse("whole networks", against=against, data=data, loader=loader, no_verify=no_verify)
     check_form(to)

@@ -29,7 +29,7 @@ ToOption = Annotated[
     str | None,
     typer.Option(
         "--to",
-        help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}; whole networks: onnx.",
+        help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}; whole networks: onnx, onnx-nbits.",
         show_default=False,
     ),
 ]
@@ -71,15 +71,13 @@ def quantize(
 ) -> None:
     """Quantize a language model block by block (the same command again resumes), any other network as a whole."""
     if is_network(model, recipe):
-        if to not in (None, "onnx"):
-            raise ValueError(f"a whole network is exported to onnx; found --to {to}")
         refuse("language models", max_ram=max_ram, allow_pickle=allow_pickle, compute=compute != "auto")
         from bitwright.cli.network.given import Asked, Given  # needs the onnx extra
         from bitwright.cli.network.quantize import NetworkOptions, quantize_whole
 
         network = Given(str(model), calibration, loader, samples, length)
         asked = Asked(recipe, target, tuple(keep or ()))
-        quantize_whole(NetworkOptions(network, asked, output, threads, to is not None, not no_verify, json))
+        quantize_whole(NetworkOptions(network, asked, output, threads, to, not no_verify, json))
         return
     refuse("whole networks", loader=loader, target=target, keep=keep, no_verify=no_verify)
     if to is not None:

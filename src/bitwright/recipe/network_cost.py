@@ -92,11 +92,17 @@ def predict_network(
 
 
 def weight_bytes(network: Network, plan: NetworkPlan) -> tuple[int, int]:
-    """Bytes of what becomes codes, in float and delivered: a byte for each code, a scale and a zero for each tile."""
+    """Bytes of what becomes codes, in float and delivered.
+
+    Beside activations in codes that is a byte a code, a scale and a zero for each tile; weights alone are packed.
+    """
     before = after = 0
     for step in plan.weights:
         shape = matrix_of(network, step)
         before += _bytes(network, step.name)
+        if not plan.placement.points:
+            after += -(-step.spec.bits(shape) // 8)
+            continue
         after += math.prod(shape) + 5 * math.prod((Tile() if step.spec.tile is None else step.spec.tile).count(shape))
     return before, after
 

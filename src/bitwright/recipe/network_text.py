@@ -21,6 +21,7 @@ from bitwright import calib, numerics, solvers
 from bitwright.graph.network import Network
 from bitwright.numerics.plain import PlainError, from_plain, to_plain
 from bitwright.recipe.network import NETWORK_PRESETS, NetworkPlanError, NetworkRecipe, find_network_recipe
+from bitwright.recipe.targets import find_target
 
 DEFAULT_TARGET = "x86-vnni"
 CLASSES: dict[str, type] = {"NetworkRecipe": NetworkRecipe}
@@ -53,7 +54,7 @@ def load_network_recipe(name: str, target: str | None = None, keep: Sequence[str
         except ValueError as error:
             raise PlainError(f"{name}: {error}") from error
     else:
-        recipe = find_network_recipe(name, target or DEFAULT_TARGET)
+        recipe = find_network_recipe(name, find_target(target or DEFAULT_TARGET).name)
     return replace(recipe, keep=tuple(dict.fromkeys((*recipe.keep, *keep))))
 
 
@@ -68,6 +69,7 @@ def read_network_recipe(text: str, target: str | None = None) -> NetworkRecipe:
         raise PlainError(f'a recipe for networks starts from a preset: preset = "{next(iter(NETWORK_PRESETS))}"')
     chosen = target or data.pop("target", DEFAULT_TARGET)
     data.pop("target", None)
+    find_target(chosen)
     start: dict[str, Any] = to_plain(find_network_recipe(preset, chosen))
     recipe = from_plain(start | data, NetworkRecipe, CLASSES)
     assert isinstance(recipe, NetworkRecipe)

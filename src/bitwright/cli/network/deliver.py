@@ -17,7 +17,7 @@ from bitwright.evaluate.foretold import Aim, foretell
 from bitwright.evaluate.latency import Timing
 from bitwright.evaluate.machine import this_machine
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.export.onnx_forms import export_onnx
+from bitwright.export.onnx_forms import OnnxForm, export_onnx
 from bitwright.recipe.targets import Target, find_target
 from bitwright.store.artifact import ArtifactError
 from bitwright.store.files import file_digest, read_json, text_digest, write_json
@@ -31,19 +31,27 @@ _VERIFIED = 16  # samples that the delivered file is compared on
 _BATCH = 8
 
 
-def export_to(network: QuantizedNetwork, folder: Path) -> Path:
+def find_form(name: str) -> OnnxForm:
+    """The form that the command line calls so; ValueError lists those there are."""
+    names = [form.value for form in OnnxForm]
+    if name not in names:
+        raise ValueError(f"a whole network is exported to one of {', '.join(names)}; found --to {name}")
+    return OnnxForm(name)
+
+
+def export_to(network: QuantizedNetwork, folder: Path, form: OnnxForm = OnnxForm.STANDARD) -> Path:
     """The network as `folder`/model.onnx."""
     file = folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(network, file)
+    export_onnx(network, file, form)
     return file
 
 
-def exported_inside(network: QuantizedNetwork, artifact: Path) -> Path:
-    """The file in the artifact's export/onnx, written unless it is there and newer than the artifact."""
-    file = artifact / "export" / "onnx" / FILE
+def exported_inside(network: QuantizedNetwork, artifact: Path, form: OnnxForm = OnnxForm.STANDARD) -> Path:
+    """The file in the artifact's export/FORM, written unless it is there and newer than the artifact."""
+    file = artifact / "export" / form.value / FILE
     if not file.is_file() or file.stat().st_mtime_ns < (artifact / MANIFEST).stat().st_mtime_ns:
-        export_to(network, file.parent)
+        export_to(network, file.parent, form)
     return file
 
 

@@ -10,6 +10,7 @@ from bitwright.cli.answer import err, say, say_json, show_warning, size
 from bitwright.cli.network.deliver import (
     export_to,
     file_bytes,
+    find_form,
     known_delivery,
     show_delivery,
     target_of,
@@ -25,6 +26,7 @@ class ExportOptions:
     """The options of `export` that concern whole networks, as given."""
 
     artifact: Path
+    to: str
     output: Path
     against: str | None
     data: Path | None
@@ -36,13 +38,14 @@ class ExportOptions:
 
 def export_whole(options: ExportOptions) -> None:
     """Write DIR/model.onnx, and say what is known of it or found out about it now."""
+    form = find_form(options.to)
     has_samples = options.data is not None or options.loader is not None
     if (options.against is None) == has_samples:
         raise ValueError("to verify the file give both --against MODEL and --data FILE_OR_DIR (or --loader)")
     if options.output.resolve() == options.artifact.resolve():
         raise ExportError(f"{options.output} is the artifact itself: give another folder to export to")
     network = open_network(options.artifact)
-    file = export_to(network, options.output)
+    file = export_to(network, options.output, form)
     delivery = _delivery(options, file) if options.verify else None
     if options.json:
         say_json({"file": str(file), "bytes": file_bytes(file), "delivery": delivery})

@@ -17,6 +17,7 @@ from bitwright.engine.prepare import prepare
 from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network, Node, Opaque
+from bitwright.recipe.forms import Activations
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, plan_network
 from bitwright.recipe.network_cost import Cost, Sizes, matrix_of, predict_network, products, sizes_of
 from bitwright.recipe.network_text import check_keep
@@ -165,7 +166,7 @@ def warnings(planned: Planned, machine: Machine) -> Iterator[str]:
     for step in plan.weights:
         if len(step.nodes) > 1:
             yield f"{step.name} is read by {len(step.nodes)} operators ({', '.join(step.nodes[:3])}): one set of codes"
-    if recipe.activation_bits != 8:
+    if recipe.activation_bits != 8 and recipe.activations is Activations.STATIC:
         yield f"activations of {recipe.activation_bits} bits are simulated only: no engine runs them"
     if plan.target.weight_bits < recipe.weight_bits:
         yield f"weights use {plan.target.weight_bits} of 8 bits, because {plan.target.name} adds products in 16 bits"

@@ -15,6 +15,7 @@ from bitwright.cli.memory import PeakMemory, host
 from bitwright.cli.network.deliver import (
     exported_inside,
     file_bytes,
+    find_form,
     note_delivery,
     show_delivery,
     stored_bytes,
@@ -23,9 +24,11 @@ from bitwright.cli.network.deliver import (
 from bitwright.cli.network.given import SOURCE, Asked, Given
 from bitwright.engine.network import Step, quantize_network
 from bitwright.export.exporter import ExportError
-from bitwright.recipe.targets import find_target
+from bitwright.export.onnx_forms import OnnxForm
+from bitwright.recipe.forms import Activations
 from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import check_keep
+from bitwright.recipe.targets import find_target
 from bitwright.store.files import read_json, write_json
 
 
@@ -37,17 +40,18 @@ class NetworkOptions:
     asked: Asked
     output: Path
     threads: int | None
-    must_export: bool
+    to: str | None
     verify: bool
     json: bool
 
 
 def quantize_whole(options: NetworkOptions) -> None:
-    """Quantize, export to OUT/export/onnx/model.onnx, and verify what was delivered."""
+    """Quantize, export to OUT/export/FORM/model.onnx, and verify what was delivered."""
     use_threads(options.threads)
     recipe = options.asked.recipe()
-    if options.must_export:
-        check_exports(recipe)
+    form = OnnxForm.STANDARD if options.to is None else find_form(options.to)
+    if options.to is not None:
+        check_exports(recipe, form)
     source, samples = options.given.open(options.output / SOURCE)
     check_keep(source.network(), recipe.keep)
     for note in source.notes:
@@ -57,7 +61,7 @@ def quantize_whole(options: NetworkOptions) -> None:
     with PeakMemory() as peak:
         network = quantize_network(source, recipe, options.output, samples, Progress())
     try:
-        file = exported_inside(network, options.output)
+        file = exported_inside(network, options.output, form)
     except ExportError as error:
         file = None
         show_warning(f"not exported: {error}")
@@ -93,9 +97,11 @@ def note_run(artifact: Path, seconds: float, peak_bytes: int) -> None:
     write_json(file, {"seconds": seconds, "blocks": [], "peak_bytes": peak_bytes, "host": host()})
 
 
-def check_exports(recipe: NetworkRecipe) -> None:
-    """ExportError where no engine runs what the recipe makes: before any work is done."""
-    if recipe.activation_bits != 8:
+def check_exports(recipe: NetworkRecipe, form: OnnxForm) -> None:
+    """ExportError where no engine runs what the recipe makes, or not so: before any work is done."""
+    if form is OnnxForm.NBITS and recipe.activations is not Activations.FLOAT:
+        raise ExportError(f"--to {form.value} is for recipes that quantize weights alone (w4a16, w8a16): use --to onnx")
+    if recipe.activation_bits != 8 and recipe.activations is Activations.STATIC:
         raise ExportError(
             f"--to onnx: activations of {recipe.activation_bits} bits are simulated, no engine runs them; leave --to "
             "out (evaluate simulates the network), or take a recipe with 8-bit activations"
