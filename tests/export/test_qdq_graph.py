@@ -10,9 +10,10 @@ import torch
 
 from bitwright.calib import activation_params
 from bitwright.engine.patches import output_axis
+from bitwright.engine.simulate import Simulation
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.export.qdq_graph import QdqGraph
-from bitwright.numerics import PER_ROW, AbsMax, Int, Spec, quantize
+from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, Float8, Int, Spec, quantize
 from bitwright.recipe.points import place
 from bitwright.recipe.targets import Role, find_target
 from bitwright.store.onnx_source import OnnxSource
@@ -103,3 +104,41 @@ def test_a_weight_with_a_reader_in_floats_keeps_the_float_for_it(tmp_path: Path)
 def test_bias_codes_are_the_nearest_whole_steps() -> None:
     bias, steps = torch.tensor([0.5, -1.26, 3e9]), bias_steps(torch.tensor([[0.5]]), torch.tensor([0.5, 1.0, 1.0]))
     assert bias_codes(bias, steps).tolist() == [2, -3, 2**31 - 1]
+
+
+def test_8_bit_floats_raise_the_opset_and_compute_what_their_codes_say(tmp_path: Path) -> None:
+    source = exported(network("attention"), tmp_path)
+    net, engine, spec = source.network(), find_target("tensorrt"), Spec(Float8(), PER_TENSOR)
+    placement = place(net, engine, spec)
+    feeds = dict(zip(net.inputs, sample(network("attention"), 4), strict=True))
+    seen = OnnxRunner(source).run(feeds, tuple(point.value for point in placement.points))
+    points = {}
+    for point in placement.points:
+        largest = max(float(seen[p.value].abs().max()) for p in placement.points if p.group == point.group)
+        params = activation_params(-largest, largest, spec)
+        points[point.value] = StoredPoint(point.value, spec, point.group, point.readers, -largest, largest, params)
+    weights = {}
+    for node in net.nodes:
+        if placement.integer.get(node.name) is Role.LINEAR:
+            tensor, axis = source.read([node.inputs[1]])[node.inputs[1]], output_axis(node)
+            rows = Spec(Float8(), PER_ROW)
+            matrix = tensor.movedim(axis, 0).contiguous()
+            codes = quantize(matrix, rows, AbsMax().fit(rows, matrix))
+            weights[node.inputs[1]] = StoredWeight(node.inputs[1], axis, tuple(tensor.shape), codes, (node.name,))
+    held = QuantizedNetwork(source, weights, points, frozenset(placement.integer))
+    model = written(held, tmp_path / "f.onnx")
+    assert model.opset_import[0].version >= 19
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, weight in held.weights.items():
+        assert stored[f"{name}.codes"].data_type == onnx.TensorProto.FLOAT8E4M3FN
+        codes = onnx.numpy_helper.to_array(stored[f"{name}.codes"]).astype("float32")
+        scale = onnx.numpy_helper.to_array(stored[f"{name}.scale"])
+        shape = [1, 1]
+        shape[weight.axis] = -1
+        assert torch.equal(torch.from_numpy(codes * scale.reshape(shape)), weight.dequantize())
+    found = OnnxRunner(model, tmp_path, exact=True).run(feeds)
+    simulated = Simulation(held).run(feeds)
+    wanted = OnnxRunner(source).run(feeds)
+    for key, value in wanted.items():
+        assert float((found[key] - simulated[key]).norm() / value.norm()) < 5e-3
+        assert 1e-3 < float((found[key] - value).norm() / value.norm()) < 0.1

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Shaped
 from onnx import helper
 from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
-from bitwright.numerics import Int
+from bitwright.numerics import Float8, Int, Spec
 from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight, bias_codes
+
+OPSET_FLOAT8 = 19
 
 
 class QdqGraph:
@@ -35,14 +38,15 @@ class QdqGraph:
             self._add_bias(node, bias, steps)
         for point in self.quantized.points.values():
             self._add_point(point)
+        if any(not weight.is_integer for weight in self.quantized.weights.values()):
+            self.draft.raise_opset(OPSET_FLOAT8)
         return self.draft
 
     def _add_weight(self, weight: StoredWeight) -> None:
-        spec = weight.qtensor.spec
-        assert isinstance(spec.format, Int)
         steps = weight.scale if weight.scale.numel() > 1 else weight.scale.reshape(())
-        zeros = torch.zeros_like(steps, dtype=torch.int8)  # ONNX Runtime fuses no Gemm without it
-        parts = {"codes": weight.shaped(weight.qtensor.codes), "scale": steps, "zero": zeros}
+        parts = {"codes": _typed(weight.shaped(weight.qtensor.codes), weight.qtensor.spec), "scale": steps}
+        if weight.is_integer:  # ONNX Runtime fuses no Gemm without it
+            parts["zero"] = torch.zeros_like(steps, dtype=torch.int8)
         inputs = [self.draft.store(f"{weight.name}.{part}", tensor) for part, tensor in parts.items()]
         axis = {"axis": weight.axis} if weight.scale.numel() > 1 else {}
         self._add_constant(weight.name, weight.nodes, 1, inputs, axis)
@@ -83,11 +87,22 @@ class QdqGraph:
     def _scale(self, point: StoredPoint) -> tuple[str, str]:
         """The names of scale and zero of a point's group, stored once."""
         if point.group not in self._scales:
-            assert isinstance(point.spec.format, Int)
-            dtype = torch.int8 if point.spec.format.signed else torch.uint8
             assert point.params is not None
             self._scales[point.group] = (
                 self.draft.store(f"{point.group}.step", point.params.scale.reshape(()).float()),
-                self.draft.store(f"{point.group}.zero", torch.tensor(point.zero, dtype=dtype)),
+                self.draft.store(f"{point.group}.zero", _zero(point)),
             )
         return self._scales[point.group]
+
+
+def _typed(codes: Shaped[Tensor, "..."], spec: Spec) -> Shaped[Tensor, "..."]:
+    """Codes in the type in which the file holds them: 8-bit floats are kept as their bits elsewhere."""
+    return codes.view(spec.format.kind.dtype) if isinstance(spec.format, Float8) else codes
+
+
+def _zero(point: StoredPoint) -> Shaped[Tensor, ""]:
+    """The zero of a point, whose type is that of the codes."""
+    if isinstance(point.spec.format, Float8):
+        return torch.zeros((), dtype=point.spec.format.kind.dtype)
+    assert isinstance(point.spec.format, Int)
+    return torch.tensor(point.zero, dtype=torch.int8 if point.spec.format.signed else torch.uint8)
