@@ -17,13 +17,13 @@ from torch import Tensor
 
 from bitwright.evaluate.agreement import Agreement
 from bitwright.evaluate.error import EvaluateError
-from bitwright.evaluate.findings import Causes, coarser, judge, unsound
+from bitwright.evaluate.findings import Causes, coarser, judge, simulated, unsound
 from bitwright.evaluate.latency import Latency, Timing
 from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.evaluate.operators import Operator, causes, count, openvino_causes, openvino_operators, operators_of
 from bitwright.evaluate.side_by_side import Job, agreements, latencies
 from bitwright.execute import openvino_session
-from bitwright.execute.onnx_profile import VERSION, OnnxSession, check_file, executed
+from bitwright.execute.onnx_profile import VERSION, OnnxSession, check_file, executed, holds_float8
 from bitwright.execute.onnx_runner import RunError
 from bitwright.execute.openvino_session import OpenVinoSession
 
@@ -138,7 +138,7 @@ def _in_onnx_runtime(job: Job, machine: Machine) -> _Outcome:
         return _Outcome(None, problems=(f"it does not run in {ONNX_RUNTIME}: {error}",))
     timed, skipped = latencies(job, session, {"fp32": floats})
     trial = Trial(ONNX_RUNTIME, VERSION, outputs, operators, timed, exact)
-    return _judged(trial, skipped, (machine, tuple(causes(operators, original))))
+    return _judged(job, trial, skipped, (machine, tuple(causes(operators, original))))
 
 
 def _in_openvino(job: Job, machine: Machine) -> _Outcome:
@@ -153,12 +153,16 @@ def _in_openvino(job: Job, machine: Machine) -> _Outcome:
     except RunError as error:
         return _Outcome(None, warnings=(f"not verified in {OPENVINO}: {error}",))
     trial = Trial(OPENVINO, openvino_session.version(), outputs, operators, timed)
-    return _judged(trial, skipped, (machine, tuple(openvino_causes(operators))))
+    return _judged(job, trial, skipped, (machine, tuple(openvino_causes(operators))))
 
 
-def _judged(trial: Trial, skipped: Sequence[str], causes: Causes) -> _Outcome:
-    """A trial with what is to be said of it."""
-    warnings = judge(trial.engine, trial.exact or trial.outputs, trial.operators, trial.latencies, causes)
+def _judged(job: Job, trial: Trial, skipped: Sequence[str], causes: Causes) -> _Outcome:
+    """A trial with what is to be said of it; of a file that the engine can only simulate, not of its speed."""
+    outputs = trial.exact or trial.outputs
+    if holds_float8(job.delivered):
+        warnings = [*simulated(trial.engine), *judge(trial.engine, outputs, (), (), causes)]
+    else:
+        warnings = list(judge(trial.engine, outputs, trial.operators, trial.latencies, causes))
     return _Outcome(
         trial,
         problems=tuple(unsound(trial.engine, trial.outputs)),

@@ -28,6 +28,14 @@ def unsound(engine: str, outputs: Sequence[Agreement]) -> Iterator[str]:
             )
 
 
+def simulated(engine: str) -> Iterator[str]:
+    """What has to be said of a file in 8-bit floats: none of the engines that run here multiplies those."""
+    yield (
+        f"{engine}: simulated: products of 8-bit floats are computed in float32 between quantizers; the outputs are "
+        "those that the codes stand for, the times say nothing of a device that has such products"
+    )
+
+
 def judge(
     engine: str,
     outputs: Sequence[Agreement],
@@ -54,7 +62,7 @@ def coarser(engine: str, outputs: Sequence[Agreement], exact: Sequence[Agreement
             yield (
                 f"{engine}: output {one.output} is {one.original_db:.1f} dB from the float original, and "
                 f"{better:.1f} dB with activations in float32: by default this engine rounds activations "
-                'that meet 4-bit weights to 8 bits; set "session.qdq_matmulnbits_accuracy_level" to 1 if that matters'
+                'that meet packed weights to 8 bits; set "session.qdq_matmulnbits_accuracy_level" to 1 if that matters'
             )
 
 

@@ -47,6 +47,7 @@ HAS_INTEGER_FORM = frozenset(
     | {"ReduceMax", "ReduceMin", "Split", "Slice", "Expand", "Relu", "Clip"}
 )
 CODES = frozenset({"int8", "uint8", "int4", "uint4"})
+FLOAT8 = (("Float8E4M3FN",), ("Float8E5M2",))  # what an operator reads first
 FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 CONTAINERS = frozenset({"If", "Loop", "Scan"})  # their time is that of the nodes inside
 
@@ -142,6 +143,8 @@ class _Surroundings:
             return f"{place}ONNX Runtime has no integer {op}", False
         reads = [name for name in (node.inputs[:2] if op in LINEAR else node.inputs) if name]
         quantized = [name for name in reads if self._is_dequantized(name)]
+        if any(self.makers[name].reads[:1] in FLOAT8 for name in quantized):
+            return f"{place}simulated: ONNX Runtime computes products of 8-bit floats in float32", False
         if not quantized:
             return f"{place}nothing that it reads is quantized", False
         if op in LINEAR and len(quantized) < len(reads):

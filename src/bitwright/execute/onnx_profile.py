@@ -19,7 +19,7 @@ from typing import Any, final
 import onnx
 import onnxruntime
 import torch
-from onnx import GraphProto
+from onnx import GraphProto, TensorProto
 from torch import Tensor
 
 from bitwright.execute.onnx_runner import FAILURES, RunError
@@ -29,6 +29,7 @@ PROFILED_RUNS = 5
 SUFFIX = "_kernel_time"
 LARGE = "1024"  # bytes: constants from this size on are written beside the optimised graph
 AXIS = int | str | None
+FLOAT8 = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2})
 Events = dict[str, list[dict[str, Any]]]  # by node
 
 
@@ -59,6 +60,12 @@ def check_file(path: Path) -> str:
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
         return str(error).strip() or type(error).__name__
     return ""
+
+
+def holds_float8(path: Path) -> bool:
+    """Whether a file stores numbers as 8-bit floats, whose products no engine here computes as such."""
+    stored = onnx.load_model(path, load_external_data=False).graph.initializer
+    return any(tensor.data_type in FLOAT8 for tensor in stored)
 
 
 @final
