@@ -29,3 +29,14 @@ def test_a_mean_over_channels_or_some_positions_is_left() -> None:
     some = sketch.add("ReduceMean", x, sketch.integers(3))
     network, constants = sketch.done(some, sketch.add("ReduceMean", x, sketch.integers(1, 2, 3)))
     assert means_as_pools(network, constants).steps == ()
+
+
+@pytest.mark.parametrize("squares", ["Mul", "Pow"])
+def test_the_means_of_a_norm_that_is_written_out_are_left(squares: str) -> None:
+    sketch = Sketch()
+    x = sketch.input(2, 3, 4, 5)
+    centred = sketch.add("Sub", x, sketch.add("ReduceMean", x, sketch.integers(2, 3)))
+    square = sketch.add(squares, centred, sketch.number(2.0) if squares == "Pow" else centred)
+    size = sketch.add("Sqrt", sketch.add("ReduceMean", square, sketch.integers(2, 3)))
+    network, constants = sketch.done(sketch.add("Div", centred, size))
+    assert means_as_pools(network, constants).steps == ()

@@ -10,7 +10,8 @@ from typing import Any
 from bitwright.engine.judge import Ranges
 from bitwright.engine.layer import Rounded
 from bitwright.engine.observe import Observed
-from bitwright.engine.prepare import FLOAT, numbers_of
+from bitwright.engine.prepare import FLOAT
+from bitwright.engine.simplify import numbers_of
 from bitwright.engine.walk import Task, Walked
 from bitwright.graph.linear_node import linear_of
 from bitwright.numerics.plain import to_plain

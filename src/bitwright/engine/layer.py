@@ -20,7 +20,9 @@ from torch import Tensor
 from bitwright.engine.patches import mean_patch, output_axis, patches
 from bitwright.graph.network import Node
 from bitwright.numerics import QTensor, Spec, may_cut_rows, stack_rows
+from bitwright.recipe.network import WeightStep
 from bitwright.solvers import Feedback, Nearest, Problem, Solver
+from bitwright.store.quantized import StoredWeight
 
 
 @final
@@ -116,6 +118,13 @@ def round_alone(node: Node, weight: Tensor, spec: Spec, solver: Solver) -> Round
     matrix = weight.float().movedim(axis, 0).reshape(weight.shape[axis], -1)
     note = "its inputs cannot be had as columns: rounded to nearest"
     return Rounded(_nearest(matrix, spec, solver), None, 0.0, 0.0, (note,))
+
+
+def nearest(node: Node, step: WeightStep, weight: Tensor, solver: Solver) -> StoredWeight:
+    """The weight of this node rounded to nearest, whatever it reads."""
+    axis = output_axis(node)
+    matrix = weight.float().movedim(axis, 0).reshape(weight.shape[axis], -1)
+    return StoredWeight(step.name, axis, tuple(weight.shape), _nearest(matrix, step.spec, solver), step.nodes)
 
 
 def _nearest(matrix: Tensor, spec: Spec, solver: Solver) -> QTensor:

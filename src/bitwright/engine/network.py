@@ -42,9 +42,9 @@ def quantize_network(
     if is_made(out, made_of):
         return open_network(out)
     (out / MANIFEST).unlink(missing_ok=True)
-    edited = prepare(source, out)
-    plan = plan_network(edited.network(), recipe)
-    runner = OnnxRunner(edited)
+    prepared = prepare(source, recipe, samples, out, on_step)
+    plan = plan_network(prepared.source.network(), recipe)
+    runner = OnnxRunner(prepared.source)
     values = list(dict.fromkeys(v for held in plan.placement.sources(runner.network).values() for v in held))
     observed = observe(
         runner,
@@ -55,9 +55,9 @@ def quantize_network(
     )
     judge = Judge(runner, held_out(samples))
     ranges = best_ranges(plan, runner, observed, recipe.ranges, judge)
-    task = Task(edited, recipe, plan, ranges.points)
+    task = Task(prepared.source, recipe, plan, ranges.points)
     walked = walk_weights(task, samples, on_step)
-    return finish(task, walked, made_of | found_notes(task, walked, observed, ranges), out)
+    return finish(task, walked, made_of | {"edits": prepared.edits} | found_notes(task, walked, observed, ranges), out)
 
 
 def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples) -> dict[str, Any]:

@@ -1,70 +1,98 @@
 """Edits before calibration: a network that computes what the user's does, in a form that takes codes well.
 
-What does not depend on the inputs is computed, operators that copy go, norms are folded into the weights they follow,
-means over positions become the pools that engines have integer kernels for. What is left is OUT/float.onnx, with the
-user's names.
+First those that every recipe wants (`simplify.py`), then those that this one asks for (`edits.py`), each kept only where
+held-out outputs are no worse for it (`trial.py`). What is left is OUT/float.onnx, with the user's names.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, final
 
+import torch
 from torch import Tensor
 
+from bitwright.engine.edits import PROVED_ON, Draft, absorbed, equalized, smoothed
+from bitwright.engine.judge import BATCH
+from bitwright.engine.progress import OnStep, Step
+from bitwright.engine.simplify import simplified
+from bitwright.engine.trial import Trial
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.graph.network import Network
+from bitwright.graph.channels import Read
+from bitwright.recipe.network import NetworkRecipe
 from bitwright.store.onnx_rewrite import write_edited
 from bitwright.store.onnx_source import OnnxSource
-from bitwright.transforms import (
-    as_constants,
-    constant_nodes,
-    fold_norms,
-    means_as_pools,
-    one_layout_each,
-    without_copies,
-)
+from bitwright.store.sample_set import Samples
 
 FLOAT = "float.onnx"
-GROWS, SMALL = 4, 1 << 20  # a computed constant may be so many times what it is made of, or of so many bytes
+DRAFT = "draft.onnx"
 
 
-def prepare(source: OnnxSource, out: Path) -> OnnxSource:
-    """The network after edits that keep what it computes, as OUT/float.onnx."""
-    network, constants = source.network(), numbers_of(source)
-    plans = (
-        lambda n, c: as_constants(n, c, _computed(source)),
-        lambda n, c: without_copies(n),
-        lambda n, c: fold_norms(n, c).edit,
-        means_as_pools,
-        one_layout_each,
-    )
-    for plan in plans:
-        network, constants = plan(network, constants).apply(network, constants)
-    return write_edited(source, network, constants, out / FLOAT)
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """The edited network, and for the manifest what each edit did and came to, by the field of the recipe."""
+
+    source: OnnxSource
+    edits: Mapping[str, Any]
 
 
-def _computed(source: OnnxSource) -> dict[str, Tensor]:
-    """What the network computes without its inputs; left out is what is much larger than what it is made of."""
-    network = source.network()
-    nodes = constant_nodes(network)
-    wanted = [name for node in nodes for name in node.outputs if name]
-    found = OnnxRunner(source).run({}, wanted) if wanted else {}
-    sizes = {name: tensor.nbytes for name, tensor in found.items()}
-    for node in nodes:
-        read = sum(sizes.get(name, 0) or _bytes(network, name) for name in node.inputs if name)
-        for name in node.outputs:
-            if sizes.get(name, 0) > max(GROWS * read, SMALL):
-                del found[name]
-    return found
+def prepare(source: OnnxSource, recipe: NetworkRecipe, samples: Samples, out: Path, on_step: OnStep) -> Prepared:
+    """The network after all edits, as OUT/float.onnx."""
+    draft = simplified(source)
+    edits: dict[str, Any] = {}
+    if recipe.equalize or recipe.absorb or recipe.smooth:
+        draft, edits = _Asked(source, recipe, samples, out).made(draft, on_step)
+    return Prepared(write_edited(source, draft.network, draft.constants, out / FLOAT), edits)
 
 
-def _bytes(network: Network, name: str) -> int:
-    """How large a stored constant is, taken as float32."""
-    return 4 * math.prod(size or 1 for size in network.values[name].shape or ())
+class _Asked:
+    """The edits that a recipe asks for, tried one after the other on drafts of one source."""
 
+    def __init__(self, source: OnnxSource, recipe: NetworkRecipe, samples: Samples, out: Path) -> None:
+        self.source, self.recipe, self.out = source, recipe, out
+        self.trial = Trial(source, recipe, samples)
+        self.batch = self.trial.samples.first(PROVED_ON)
 
-def numbers_of(source: OnnxSource) -> dict[str, Tensor]:
-    """The constants that edits may read: all but text."""
-    network = source.network()
-    return source.read(sorted(n for n in network.constants if network.values[n].dtype not in ("string", "unknown")))
+    def made(self, draft: Draft, on_step: OnStep) -> tuple[Draft, dict[str, Any]]:
+        """The draft with every edit that does no harm, and what each did."""
+        proposals: dict[str, Callable[[Draft], list[Draft]]] = {}
+        if self.recipe.equalize:
+            proposals["equalize"] = lambda now: equalized(now, self.batch)
+        if self.recipe.absorb:
+            proposals["absorb"] = lambda now: absorbed(now, self.batch)
+        if self.recipe.smooth:
+            proposals["smooth"] = lambda now: smoothed(now, self.batch, self._largest, self.recipe.smooth)
+        noise, notes = self._noise(draft), {}
+        for name, propose in proposals.items():
+            tried = [(one, self._noise(one)) for one in propose(draft)]
+            good = [held for held in tried if held[1] <= noise]
+            notes[name] = {
+                "is_kept": bool(good),
+                "output_noise_before": noise,
+                "tried": [{"output_noise": found, **one.notes} for one, found in tried],
+            }
+            if good:
+                draft, noise = good[0] if name == "equalize" else min(good, key=lambda held: held[1])
+            on_step(Step("edit", len(notes), len(proposals)))
+        for path in self.out.glob(f"{DRAFT}*"):
+            path.unlink()
+        return draft, notes
+
+    def _written(self, draft: Draft) -> OnnxSource:
+        return write_edited(self.source, draft.network, draft.constants, self.out / DRAFT)
+
+    def _noise(self, draft: Draft) -> float:
+        return self.trial.noise(self._written(draft))
+
+    def _largest(self, draft: Draft, reads: Sequence[Read]) -> dict[str, Tensor]:
+        runner = OnnxRunner(self._written(draft))
+        axes = {read.value: read.axis for read in reads}
+        found: dict[str, Tensor] = {}
+        for batch in self.trial.samples.batches(BATCH):
+            for name, value in runner.run(batch, tuple(axes)).items():
+                largest = value.abs().movedim(axes[name], 0).flatten(1).amax(1)
+                found[name] = torch.maximum(found[name], largest) if name in found else largest
+        return found

@@ -40,6 +40,10 @@ class NetworkRecipe:
     columns of a row share a scale, or half as many and so on, where that does not divide the row. `has_zero`: weights
     are unsigned, with a zero for every scale. `ranges`: rules, of which the one is taken with which the outputs
     are best on held-out samples. `keep`: names of nodes that shall stay float.
+
+    Edits of the float network, each taken only where held-out outputs come out no worse: `equalize` balances channels
+    across layers, `absorb` moves what is always there in an activation into biases, `smooth` moves outlier channels of
+    activations into weights, by that of these alphas (0 to 1) that serves best.
     """
 
     weight_bits: int = 8
@@ -54,6 +58,9 @@ class NetworkRecipe:
     ranges: tuple[RangeRule, ...] = RANGES
     solver: Solver = field(default_factory=lambda: Feedback(fitter=AbsMax(), sweeps=4))
     corrects_bias: bool = True
+    equalize: bool = False
+    absorb: bool = False
+    smooth: tuple[float, ...] = ()
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -75,6 +82,8 @@ class NetworkRecipe:
             raise ValueError("8-bit floats are for static activations; use activations = 'static'")
         if self.activations is Activations.DYNAMIC and not find_target(self.target).has_dynamic:
             raise ValueError(f"{self.target} takes static activations only; use the recipe int8")
+        if not all(0 <= alpha <= 1 for alpha in self.smooth):
+            raise ValueError(f"alphas of smoothing are from 0 to 1; found {self.smooth}")
 
 
 @final
@@ -177,6 +186,16 @@ def int8(target: str = "x86-vnni") -> NetworkRecipe:
     return NetworkRecipe(target=target)
 
 
+def int8_per_tensor(target: str = "x86-vnni") -> NetworkRecipe:
+    """8-bit weights with one scale for a whole weight, which takes channels that are balanced; 8-bit activations."""
+    return NetworkRecipe(target=target, per_channel=False, equalize=True, absorb=True)
+
+
+def int8_smooth(target: str = "x86-vnni") -> NetworkRecipe:
+    """As int8, with outlier channels of activations moved into the weights that read them."""
+    return NetworkRecipe(target=target, smooth=(0.3, 0.5, 0.7))
+
+
 def w4a8(target: str = "x86-vnni") -> NetworkRecipe:
     """4-bit weights and 8-bit activations; the first and last linear operator in 8 bits."""
     return NetworkRecipe(weight_bits=4, target=target, solver=Feedback(fitter=AbsMse(), sweeps=4))
@@ -209,7 +228,8 @@ def fp8_static(target: str = "x86-vnni") -> NetworkRecipe:
 
 
 NETWORK_PRESETS: Mapping[str, Callable[[str], NetworkRecipe]] = {
-    function.__name__: function for function in (int8, int8_dynamic, w4a8, w4a4, w8a16, w4a16, fp8_static)
+    function.__name__: function
+    for function in (int8, int8_per_tensor, int8_smooth, int8_dynamic, w4a8, w4a4, w8a16, w4a16, fp8_static)
 }
 
 

@@ -33,6 +33,8 @@ _OWN = {
     MANIFEST,
     "float.onnx",
     "float.onnx.data",
+    "draft.onnx",
+    "draft.onnx.data",
     "weights.safetensors",
     "delivery.json",
     "scores.json",

@@ -15,6 +15,7 @@ from bitwright.transforms.biases import biased_value, own_bias
 from bitwright.transforms.clip import close_clips, open_clips, without_bounds
 from bitwright.transforms.equalize import Equalize, Equalized, channel_ranges, rescaling
 from bitwright.transforms.fold_norm import Folded, fold_norms
+from bitwright.transforms.gains import with_gains
 from bitwright.transforms.layouts import one_layout_each
 from bitwright.transforms.means import expected_means
 from bitwright.transforms.moments import Moments, scaled_by_site
@@ -59,6 +60,7 @@ __all__ = [
     "scaled_by_site",
     "search_alpha",
     "times",
+    "with_gains",
     "without_bounds",
     "without_copies",
 ]

@@ -2,6 +2,7 @@
 
 Exporters write the mean before a classifier as ReduceMean over the spatial axes. Left so, it would be the one float
 operator at the end of a run of integers, and the residual sum before it would lose its reason to be in integers.
+Means inside a norm that is written out are no such thing: they are taken off again or divide, in float throughout.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def means_as_pools(network: Network, constants: Mapping[str, Tensor]) -> Edit:
     for node in list(network.nodes):
         if node.op != "ReduceMean" or node.domain or not _is_over_positions(network, node, constants):
             continue
+        if _is_in_norm(network, node):
+            continue
         made = node.outputs[0]
         if node.attributes.get("keepdims", 1):
             after = [Node(node.name, "GlobalAveragePool", node.inputs[:1], node.outputs)]
@@ -36,6 +39,14 @@ def means_as_pools(network: Network, constants: Mapping[str, Tensor]) -> Edit:
         step = Edit((Rewrite((node,), tuple(after), {}, {}, values),))
         network, edit = step.network(network), edit.then(step)
     return edit
+
+
+def _is_in_norm(network: Network, node: Node) -> bool:
+    """Whether it is the mean that is taken off again, or a mean of squares."""
+    value, maker = node.inputs[0], network.producers.get(node.inputs[0])
+    if maker is not None and (maker.op == "Pow" or (maker.op == "Mul" and len(set(maker.inputs)) == 1)):
+        return True
+    return any(reader.op == "Sub" and value in reader.inputs for reader, _ in network.readers(node.outputs[0]))
 
 
 def _is_over_positions(network: Network, node: Node, constants: Mapping[str, Tensor]) -> bool:

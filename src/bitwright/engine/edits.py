@@ -1,0 +1,115 @@
+"""Edits that a recipe asks for: each is proved in float64, tried on held-out samples, and kept where it does no harm.
+
+A draft is the network with its numbers as far as it has come. An edit proposes drafts; what they come to after
+quantization is measured (`trial.py`), and the best takes the place of the draft if its outputs are no worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from torch import Tensor
+
+from bitwright.execute.prove import prove
+from bitwright.graph.channels import Read, Refusal, Site, find_sites
+from bitwright.graph.network import Network
+from bitwright.transforms import (
+    Absorb,
+    Edit,
+    Equalize,
+    Moments,
+    Smooth,
+    activation_ranges,
+    close_clips,
+    open_clips,
+    rescaling,
+    scaled_by_site,
+    with_gains,
+    without_bounds,
+)
+
+PROVED_ON = 2  # samples; in float64 they take as long as many in float32
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A network on its way, and what its normalizations knew. `notes`: what the last edit did, for the manifest."""
+
+    network: Network
+    constants: Mapping[str, Tensor]
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def edited(self, edit: Edit) -> Draft:
+        """The draft after an edit."""
+        network, constants = edit.apply(self.network, self.constants)
+        return replace(self, network=network, constants=constants)
+
+
+Largest = Callable[[Draft, Sequence[Read]], Mapping[str, Tensor]]  # by value, along the axis that is read
+
+
+def equalized(draft: Draft, batch: Mapping[str, Tensor]) -> list[Draft]:
+    """The draft with channels balanced across layers, by preference where there are several.
+
+    Clips stand in the way of a scale for each channel. Without their bounds, which the ranges of activations take over,
+    all runs in integers; with a bound for each channel the draft is exact, but engines compute those in float.
+    """
+    opened = draft.edited(open_clips(draft.network, draft.constants))
+    sites, notes = _proved(opened, batch)
+    scaled = Equalize().scales(sites, opened.constants)
+    made = opened.edited(scaled.edit(sites))
+    moments = dict(draft.moments)
+    for site in sites:
+        if site.value in scaled.scales:
+            moments = scaled_by_site(moments, site, scaled.scales[site.value])
+    notes |= {"sites": [str(site) for site in sites if site.value in scaled.scales]}
+    exact = replace(made.edited(close_clips(made.network, made.constants)), moments=moments, notes=notes)
+    free = without_bounds(exact.network, exact.constants, dict.fromkeys(exact.network.values, 0.0))
+    if not free.steps:
+        return [exact] if scaled.scales else []
+    return [replace(exact.edited(free), notes=notes | {"bounds_left_to_ranges": len(free.steps)}), exact]
+
+
+def absorbed(draft: Draft, batch: Mapping[str, Tensor]) -> list[Draft]:
+    """The draft with what is always there in an activation moved into the biases behind it."""
+    sites, notes = _proved(draft, batch)
+    made, taken = draft, []
+    for site in sites:
+        found = Absorb().plan(made.network, made.constants, site, made.moments)
+        if found.reason or not found.edit.steps:
+            continue
+        made = replace(made.edited(found.edit), moments=dict(made.moments) | {site.value: found.moments})
+        taken.append({"site": str(site), "channels": int((found.amount != 0).sum())})
+    return [replace(made, notes=notes | {"sites": taken})] if taken else []
+
+
+def smoothed(draft: Draft, batch: Mapping[str, Tensor], largest: Largest, alphas: Sequence[float]) -> list[Draft]:
+    """For each alpha, the draft with outlier channels moved from activations into the weights that read them."""
+    gained = draft.edited(with_gains(draft.network, draft.constants))
+    sites, notes = _proved(gained, batch)
+    if not sites:
+        return []
+    found = largest(gained, [read for site in sites for read in site.reads])
+    made = []
+    for alpha in alphas:
+        now = gained
+        for site in sites:
+            scale = Smooth(alpha).scale(site, activation_ranges(site, found), now.constants)
+            now = now.edited(rescaling(site, scale))
+        made.append(replace(now, notes=notes | {"alpha": alpha, "sites": [str(site) for site in sites]}))
+    return made
+
+
+def _proved(draft: Draft, batch: Mapping[str, Tensor]) -> tuple[tuple[Site, ...], dict[str, Any]]:
+    """The sites of a draft that hold on numbers; why others do not."""
+    found = find_sites(draft.network, draft.constants)
+    proved = prove(draft.network, draft.constants, found.sites, batch)
+    return proved.sites, {"rejected": [_words(refusal) for refusal in proved.rejected]}
+
+
+def _words(refusal: Refusal) -> str:
+    return f"{refusal.value}: {refusal.reason}"

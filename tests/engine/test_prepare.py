@@ -1,0 +1,72 @@
+"""Preparing a network: edits are kept where held-out outputs are no worse, and the folder says what happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitwright.engine.prepare import prepare
+from bitwright.engine.progress import Step, ignore
+from bitwright.engine.trial import Trial
+from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.recipe.network import NetworkRecipe, find_network_recipe
+from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.sample_set import Samples, Stacking
+from networks import exported, network, sample
+
+
+def samples_for(name: str, source: OnnxSource, count: int = 24) -> Samples:
+    held = dict(zip(source.network().inputs, sample(network(name), count, seed=3), strict=True))
+
+    def read(index: int) -> tuple[str, dict[str, Tensor]]:
+        return str(index), {key: value[index : index + 1] for key, value in held.items()}
+
+    return Samples(count, "random", Stacking(True, None), read)
+
+
+def change(source: OnnxSource, edited: OnnxSource, name: str) -> float:
+    feeds = samples_for(name, source).first(8)
+    (wanted,), (found,) = (OnnxRunner(one).run(feeds).values() for one in (source, edited))
+    return float((wanted - found).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("residual", "int8_per_tensor"), ("attention", "int8_smooth")])
+def test_edits_that_are_asked_for_keep_what_the_network_computes(tmp_path: Path, name: str, recipe: str) -> None:
+    source = exported(network(name), tmp_path)
+    (tmp_path / "out").mkdir()
+    steps: list[Step] = []
+    samples = samples_for(name, source)
+    made = prepare(source, find_network_recipe(recipe, "x86-vnni"), samples, tmp_path / "out", steps.append)
+    assert change(source, made.source, name) < 1e-5
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"float.onnx"}
+    assert steps[-1].done == steps[-1].total == len(made.edits)
+    for entry in made.edits.values():
+        assert entry["is_kept"] == any(one["output_noise"] <= entry["output_noise_before"] for one in entry["tried"])
+
+
+@pytest.mark.parametrize("is_worse", [True, False])
+def test_an_edit_is_kept_if_the_outputs_are_no_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_worse: bool
+) -> None:
+    source = exported(network("residual"), tmp_path)
+    (tmp_path / "out").mkdir()
+    noise = iter([0.5, 0.6 if is_worse else 0.5])
+    monkeypatch.setattr(Trial, "noise", lambda self, draft: next(noise))
+    recipe = NetworkRecipe(equalize=True)
+    made = prepare(source, recipe, samples_for("residual", source), tmp_path / "out", ignore)
+    assert made.edits["equalize"]["is_kept"] is not is_worse
+    plain = prepare(source, NetworkRecipe(), samples_for("residual", source), tmp_path / "out", ignore).source
+    weights = [node.inputs[1] for node in plain.network().nodes if node.op == "Conv"]
+    held, kept = plain.read(weights), made.source.read(weights)
+    assert all(torch.equal(held[name], kept[name]) for name in weights) is is_worse
+
+
+def test_without_edits_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = exported(network("residual"), tmp_path)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("bitwright.engine.prepare.Trial", None)
+    made = prepare(source, NetworkRecipe(), samples_for("residual", source), tmp_path / "out", ignore)
+    assert made.edits == {} and change(source, made.source, "residual") < 1e-5
