@@ -1,7 +1,7 @@
 """Edits before calibration: a network that computes what the user's does, in a form that takes codes well.
 
-First those that every recipe wants (`simplify.py`), then those that this one asks for (`edits.py`), each kept only where
-held-out outputs are no worse for it (`trial.py`). What is left is OUT/float.onnx, with the user's names.
+First those that every recipe wants (`simplify.py`), then those that this one asks for (`edits.py`), each kept only
+where held-out outputs are no worse for it (`trial.py`). What is left is OUT/float.onnx, with the user's names.
 """
 
 from __future__ import annotations
