@@ -48,6 +48,12 @@ def prepare(source: OnnxSource, recipe: NetworkRecipe, samples: Samples, out: Pa
     return Prepared(write_edited(source, draft.network, draft.constants, out / FLOAT), edits)
 
 
+def without_trials(source: OnnxSource, out: Path) -> OnnxSource:
+    """The network after the edits that need no samples, as OUT/float.onnx: what a plan can know beforehand."""
+    draft = simplified(source)
+    return write_edited(source, draft.network, draft.constants, out / FLOAT)
+
+
 class _Asked:
     """The edits that a recipe asks for, tried one after the other on drafts of one source."""
 

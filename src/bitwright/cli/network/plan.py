@@ -13,7 +13,7 @@ from bitwright.cli.answer import duration, say, say_json, size
 from bitwright.cli.folding import Line, folded, show_rows
 from bitwright.cli.job import measure_machine
 from bitwright.cli.network.given import Asked, Given
-from bitwright.engine.prepare import prepare
+from bitwright.engine.prepare import without_trials
 from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network, Node, Opaque
@@ -51,7 +51,7 @@ def _planned(given: Given, asked: Asked, folder: Path) -> Planned:
     recipe = asked.recipe()
     source, samples = given.open_with_or_without(folder)
     check_keep(source.network(), recipe.keep)
-    edited = prepare(source, folder)
+    edited = without_trials(source, folder)
     network = edited.network()
     plan = plan_network(network, recipe)
     sizes = sizes_of(network, given.length) if samples is None else _measured(edited, samples)
