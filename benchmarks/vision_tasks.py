@@ -29,7 +29,7 @@ class Task:
     higher_is_better: bool
     model: Callable[[], nn.Module]
     calibration: Callable[[], dict[str, Tensor]]
-    evaluation: Callable[[], Iterator[tuple[dict[str, Tensor], Tensor]]]
+    evaluation: Callable[[], Iterator[tuple[dict[str, Tensor], Tensor]]] | None  # None: only timed
     score: Callable[[Tensor, Tensor], Tensor]
     free_space: bool = False
 
@@ -38,8 +38,8 @@ def tasks(folder: Path) -> dict[str, Task]:
     """All tasks of the zoo in this folder, by name."""
     sys.path.insert(0, str(folder))
     zoo = importlib.import_module("zoo")
-    found = (_pictures(zoo), _small_pictures(zoo), _keywords(zoo), _super_resolution(zoo), _diffusion(zoo))
-    return {task.name: task for task in found}
+    pictures = (_pictures(zoo), _small_pictures(zoo), _keywords(zoo), _super_resolution(zoo), _diffusion(zoo))
+    return {task.name: task for task in (*pictures, _sentences(zoo))}
 
 
 def _right(output: Tensor, labels: Tensor) -> Tensor:
@@ -103,6 +103,33 @@ def _diffusion(zoo: ModuleType) -> Task:
         return (output - noise).double().square().flatten(1).mean(1)
 
     return Task("ddpm", "noise MSE", False, zoo.ddpm_mnist, calibration, evaluation, score)
+
+
+def _sentences(zoo: ModuleType) -> Task:
+    """An encoder on texts of 128 tokens. Its score, a rank correlation, is no mean over samples: it is timed alone."""
+
+    def calibration() -> dict[str, Tensor]:
+        _, tokenizer = zoo.load_sentence_model(zoo.minilm_path())
+        texts = zoo.documents("tinystories_calibration")[:64]
+        found = tokenizer(texts, max_length=128, truncation=True, padding="max_length", return_tensors="pt")
+        return {name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+    def unscored(output: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    return Task("minilm", "", True, lambda: _Encoder(zoo), calibration, None, unscored)
+
+
+class _Encoder(nn.Module):
+    """The encoder with inputs by place, and its last hidden state alone."""
+
+    def __init__(self, zoo: ModuleType) -> None:
+        super().__init__()
+        self.inner, _ = zoo.load_sentence_model(zoo.minilm_path())
+
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+        found: Tensor = self.inner(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+        return found
 
 
 def interval(differences: Tensor) -> tuple[float, float]:

@@ -20,6 +20,12 @@ def runner_of(tmp_path: Path, n: str, m: str) -> OnnxRunner:
     return OnnxRunner(source_of(GRAPH.format(n=n, m=m), tmp_path))
 
 
+def parts_of(runner: OnnxRunner, batch: dict[str, Tensor], values: list[str], room: int) -> list[tuple[int, dict]]:
+    found: list[tuple[int, dict]] = []
+    run_in_parts(runner, batch, values, lambda size, made: found.append((size, dict(made))), room)
+    return found
+
+
 def feeds(count: int, others: int) -> dict[str, Tensor]:
     draws = torch.Generator().manual_seed(0)
     return {"x": torch.randn(count, 4, generator=draws), "y": torch.randn(others, 4, generator=draws)}
@@ -30,7 +36,7 @@ def feeds(count: int, others: int) -> dict[str, Tensor]:
 )
 def test_parts_are_as_large_as_the_room_and_join_to_the_whole(tmp_path: Path, room: int, sizes: list[int]) -> None:
     batch, runner = feeds(7, 7), runner_of(tmp_path, "N", "N")
-    parts = list(run_in_parts(runner, batch, ("double", "out"), room))
+    parts = parts_of(runner, batch, ["double", "out"], room)
     assert [size for size, _ in parts] == sizes
     for name, wanted in runner.run(batch, ("double", "out")).items():
         assert torch.equal(torch.cat([made[name] for _, made in parts]), wanted)
@@ -39,7 +45,7 @@ def test_parts_are_as_large_as_the_room_and_join_to_the_whole(tmp_path: Path, ro
 @pytest.mark.parametrize(("n", "m", "others"), [("4", "4", 4), ("N", "M", 1)], ids=["fixed", "not alike"])
 def test_a_batch_that_cannot_be_cut_stays_whole(tmp_path: Path, n: str, m: str, others: int) -> None:
     batch, runner = feeds(4, others), runner_of(tmp_path, n, m)
-    ((size, made),) = run_in_parts(runner, batch, ("out",), room=1)
+    ((size, made),) = parts_of(runner, batch, ["out"], room=1)
     assert size == min(4, others)
     assert torch.equal(made["out"], runner.run(batch)["out"])
 
@@ -49,7 +55,7 @@ def test_values_of_a_network_are_those_of_the_whole_batch(tmp_path: Path) -> Non
     (name,) = runner.network.inputs
     batch = {name: sample(network("residual"), 5)[0]}
     values = [node.outputs[0] for node in runner.network.nodes]
-    parts = [made for _, made in run_in_parts(runner, batch, values, room=20_000)]
+    parts = [made for _, made in parts_of(runner, batch, values, room=20_000)]
     assert len(parts) > 2
     for value, wanted in runner.run(batch, values).items():
         torch.testing.assert_close(torch.cat([made[value] for made in parts]), wanted)

@@ -148,9 +148,9 @@ class _Input:
             return  # of integers (tokens, masks) a constant one is nothing to report
         bad = ~values.isfinite().reshape(len(values), -1).all(1)
         self.damaged += (first + bad.nonzero().squeeze(1)).tolist()
-        channels = values.transpose(0, 1) if values.dim() > 1 else values[None]
-        flat = channels.reshape(len(channels), -1).float()
-        self.channels.append((flat.amin(1), flat.amax(1)))
+        rows = (values if values.dim() > 1 else values[:, None]).float()
+        others = [axis for axis in range(rows.dim()) if axis != 1]  # without a copy in which channels come first
+        self.channels.append((rows.amin(others), rows.amax(others)))
 
     def findings(self, name: str) -> list[Finding]:
         found = []

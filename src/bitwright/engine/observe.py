@@ -79,14 +79,17 @@ def observe(
     inputs = [runner.network.values[name] for name in runner.network.inputs]
     shares = stacking_of(inputs).shares
     check = InputCheck({value.name: _rows_of(value, shares) for value in inputs})
+
+    def take(held: int, made: Mapping[str, Tensor]) -> None:
+        size = held if shares else 1
+        for name, value in made.items():
+            _take_in(seen[name], value, found.count, size)
+            _hold_out(found, name, value, size)
+        found.count += size
+
     for batch in batches:
         check.add(_as_rows(batch, shares), found.count)
-        for held, made in run_in_parts(runner, batch, values):
-            size = held if shares else 1
-            for name, value in made.items():
-                _take_in(seen[name], value, found.count, size)
-                _hold_out(found, name, value, size)
-            found.count += size
+        run_in_parts(runner, batch, values, take)
         on_sample(found.count)
     for name, histogram in found.histograms.items():
         if not found.held_out[name]:  # too few samples, or no row of the value is of one sample: the same ones judge

@@ -7,7 +7,7 @@ of 16 pictures at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -17,27 +17,28 @@ from bitwright.graph.network import Network
 ROOM = 1 << 23  # numbers held at a time, unless one sample has more: 32 MiB
 
 Feeds = Mapping[str, Tensor]
+Take = Callable[[int, Feeds], None]
 
 
-def run_in_parts(
-    runner: OnnxRunner, batch: Feeds, values: Sequence[str], room: int = ROOM
-) -> Iterator[tuple[int, Feeds]]:
-    """These values for parts of a batch, in order, each with the number of its samples.
+def run_in_parts(runner: OnnxRunner, batch: Feeds, values: Sequence[str], take: Take, room: int = ROOM) -> None:
+    """Hand these values out for parts of a batch, in order, each with the number of its samples.
 
-    The first sample alone says how many numbers there are. A batch stays whole where the network fixes its size, or
-    where inputs do not run along the samples alike.
+    The first sample alone says how many numbers there are. What was handed out is given up before the next part runs,
+    if `take` keeps nothing. A batch stays whole where the network fixes its size, or where inputs do not run along the
+    samples alike.
     """
     sizes = {len(tensor) if tensor.dim() else 0 for tensor in batch.values()}
     size = min((found for found in sizes if found), default=1)
     if len(sizes) > 1 or size == 1 or not _is_free(runner.network):
-        yield size, runner.run(batch, tuple(values))
+        take(size, runner.run(batch, tuple(values)))
         return
     start, rows = 0, 1
     while start < size:
         stop = min(start + rows, size)
         made = runner.run({name: tensor[start:stop] for name, tensor in batch.items()}, tuple(values))
+        take(stop - start, made)
         numbers = sum(value.numel() for value in made.values()) // (stop - start)
-        yield stop - start, made
+        del made
         start, rows = stop, max(1, room // max(1, numbers))
 
 
