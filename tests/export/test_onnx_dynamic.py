@@ -18,6 +18,7 @@ from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_dynamic import export_dynamic
 from bitwright.recipe.network import NetworkRecipe, find_network_recipe
+from bitwright.store.network_artifact import read_manifest
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples, Stacking
@@ -137,3 +138,23 @@ def test_the_reduced_range_is_used_where_the_target_has_no_vnni(tmp_path: Path) 
 def test_a_target_without_dynamic_activations_is_refused() -> None:
     with pytest.raises(ValueError, match="tensorrt takes static activations"):
         find_network_recipe("int8_dynamic", "tensorrt")
+
+
+def test_without_samples_weights_are_rounded_to_nearest_and_nothing_else_changes(tmp_path: Path) -> None:
+    source = two_gemms(tmp_path)
+    held = quantize_network(source, find_network_recipe("int8_dynamic", "x86-vnni"), tmp_path / "none", None)
+    for name, weight in held.weights.items():
+        float_weight = source.read([name])[name].movedim(weight.axis, 0)
+        steps = float_weight.abs().amax(1, keepdim=True) / 127
+        assert bool(((weight.qtensor.dequantize() - float_weight).abs() <= steps * 0.51).all())
+    export_dynamic(held, tmp_path / "d.onnx")
+    manifest = read_manifest(tmp_path / "none")
+    assert manifest["samples"]["count"] == 0
+    assert {note for entry in manifest["weights"] for note in entry["notes"]} == {
+        "no samples were given: rounded to nearest"
+    }
+
+
+def test_static_activations_without_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="int8_dynamic"):
+        quantize_network(two_gemms(tmp_path), NetworkRecipe(), tmp_path / "out", None)

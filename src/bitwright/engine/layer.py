@@ -24,6 +24,9 @@ from bitwright.recipe.network import WeightStep
 from bitwright.solvers import Feedback, Nearest, Problem, Solver
 from bitwright.store.quantized import StoredWeight
 
+NO_COLUMNS = "its inputs cannot be had as columns"
+NO_SAMPLES = "no samples were given"
+
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,12 +115,11 @@ def round_layer(
     )
 
 
-def round_alone(node: Node, weight: Tensor, spec: Spec, solver: Solver) -> Rounded:
-    """The weight of a node whose inputs cannot be had as columns, rounded to nearest; no error is known."""
+def round_alone(node: Node, weight: Tensor, spec: Spec, solver: Solver, why: str = NO_COLUMNS) -> Rounded:
+    """The weight of a node whose inputs are not known, rounded to nearest; no error is known. `why`: for the notes."""
     axis = output_axis(node)
     matrix = weight.float().movedim(axis, 0).reshape(weight.shape[axis], -1)
-    note = "its inputs cannot be had as columns: rounded to nearest"
-    return Rounded(_nearest(matrix, spec, solver), None, 0.0, 0.0, (note,))
+    return Rounded(_nearest(matrix, spec, solver), None, 0.0, 0.0, (f"{why}: rounded to nearest",))
 
 
 def nearest(node: Node, step: WeightStep, weight: Tensor, solver: Solver) -> StoredWeight:

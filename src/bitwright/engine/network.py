@@ -13,11 +13,11 @@ from typing import Any
 
 from bitwright.calib import ExtremesRule
 from bitwright.engine.finish import finish, found_notes
-from bitwright.engine.judge import BATCH, Judge, best_ranges, held_out
-from bitwright.engine.observe import observe
-from bitwright.engine.prepare import prepare
+from bitwright.engine.judge import BATCH, Judge, Ranges, best_ranges, held_out
+from bitwright.engine.observe import Observed, observe, points_of_each
+from bitwright.engine.prepare import prepare, without_trials
 from bitwright.engine.progress import OnStep, Step, ignore
-from bitwright.engine.walk import Task, walk_weights
+from bitwright.engine.walk import Task, round_weights, walk_weights
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.network import NetworkRecipe, plan_network
@@ -29,19 +29,27 @@ from bitwright.version import __version__
 
 
 def quantize_network(
-    source: OnnxSource, recipe: NetworkRecipe, out: Path, samples: Samples, on_step: OnStep = ignore
+    source: OnnxSource, recipe: NetworkRecipe, out: Path, samples: Samples | None, on_step: OnStep = ignore
 ) -> QuantizedNetwork:
     """Quantize a network into the folder `out`; one that is finished there already is opened again.
 
-    Raises ValueError on bad input, before anything is written if it can.
+    `samples` None: weights are rounded to nearest, which is possible where no activation needs a range. Raises
+    ValueError on bad input, before anything is written if it can.
 
     Memory: the float network, one batch's values, and the live values of 64 samples at the widest place.
     """
+    if samples is None and recipe.needs_samples:
+        raise ValueError(
+            "static activations and edits need samples: give some, or take a recipe whose activations are found "
+            "as the network runs (int8_dynamic) or stay in float (w4a16, w8a16)"
+        )
     claim(out, source)
     made_of = _made_of(source, recipe, samples)
     if is_made(out, made_of):
         return open_network(out)
     (out / MANIFEST).unlink(missing_ok=True)
+    if samples is None:
+        return _without_samples(source, recipe, out, made_of, on_step)
     prepared = prepare(source, recipe, samples, out, on_step)
     plan = plan_network(prepared.source.network(), recipe)
     runner = OnnxRunner(prepared.source)
@@ -60,13 +68,29 @@ def quantize_network(
     return finish(task, walked, made_of | {"edits": prepared.edits} | found_notes(task, walked, observed, ranges), out)
 
 
-def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples) -> dict[str, Any]:
+def _without_samples(
+    source: OnnxSource, recipe: NetworkRecipe, out: Path, made_of: dict[str, Any], on_step: OnStep
+) -> QuantizedNetwork:
+    """The run where nothing is known of what the network reads: no range, no trial, weights to nearest."""
+    edited, observed = without_trials(source, out), Observed()
+    plan = plan_network(edited.network(), recipe)
+    points, choices = points_of_each(plan, edited.network(), observed, recipe.ranges)[0]
+    task = Task(edited, recipe, plan, points)
+    walked = round_weights(task, on_step)
+    notes = found_notes(task, walked, observed, Ranges(points, choices, ()))
+    return finish(task, walked, made_of | {"edits": {}} | notes, out)
+
+
+def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples | None) -> dict[str, Any]:
     """What identifies a run: entries of the manifest."""
+    told = {"count": 0, "digest": None, "preprocessing": "none given"}
+    if samples is not None:
+        told = {"count": samples.count, "digest": samples.digest(), "preprocessing": samples.preprocessing}
     return {
         "version": __version__,
         "recipe": to_plain(recipe),
         "source": {"digest": source.digest(), "notes": list(source.notes)},
-        "samples": {"count": samples.count, "digest": samples.digest(), "preprocessing": samples.preprocessing},
+        "samples": told,
     }
 
 

@@ -13,7 +13,7 @@ from typing import final
 from torch import Tensor
 
 from bitwright.engine.judge import BATCH, through
-from bitwright.engine.layer import Rounded, halves, round_alone, round_layer
+from bitwright.engine.layer import NO_SAMPLES, Rounded, halves, round_alone, round_layer
 from bitwright.engine.patches import has_patches, output_axis
 from bitwright.engine.progress import OnStep, Step
 from bitwright.execute.node_walk import NodeWalk
@@ -58,6 +58,19 @@ def walk_weights(task: Task, samples: Samples, on_step: OnStep) -> Walked:
     walk = _Walk(task)
     walk.run(samples, on_step)
     return Walked(walk.weights, walk.rounded, walk.offsets)
+
+
+def round_weights(task: Task, on_step: OnStep) -> Walked:
+    """Round every weight of the plan to nearest, where there are no samples to see what reaches it."""
+    nodes = {node.name: node for node in task.source.network().nodes}
+    weights: dict[str, StoredWeight] = {}
+    rounded: dict[str, Rounded] = {}
+    for step in task.plan.weights:
+        weight, node = task.source.read([step.name])[step.name], nodes[step.nodes[0]]
+        rounded[step.name] = found = round_alone(node, weight, step.spec, task.recipe.solver, NO_SAMPLES)
+        weights[step.name] = StoredWeight(step.name, output_axis(node), tuple(weight.shape), found.qtensor, step.nodes)
+        on_step(Step("round", len(weights), len(task.plan.weights)))
+    return Walked(weights, rounded, {})
 
 
 class _Walk:

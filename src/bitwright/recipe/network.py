@@ -85,6 +85,11 @@ class NetworkRecipe:
         if not all(0 <= alpha <= 1 for alpha in self.smooth):
             raise ValueError(f"alphas of smoothing are from 0 to 1; found {self.smooth}")
 
+    @property
+    def needs_samples(self) -> bool:
+        """Whether it cannot work without calibration samples; where it can they still make weights better."""
+        return self.activations is Activations.STATIC or self.equalize or self.absorb or bool(self.smooth)
+
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,16 @@ class Given:
         """Whether there are any."""
         return self.files is not None or self.loader is not None
 
-    def open(self, exports: Path) -> tuple[OnnxSource, Samples]:
-        """The source and its samples; a module or an encoder is exported to the folder `exports`."""
-        if not self.has_samples:
-            raise ValueError("whole networks need samples: give --calibration FILE_OR_DIR or --loader pkg.mod:function")
+    def open(self, exports: Path, needs_samples: bool = True) -> tuple[OnnxSource, Samples | None]:
+        """The source and its samples; a module or an encoder is exported to the folder `exports`.
+
+        None for samples that were not given; ValueError where they are needed.
+        """
+        if needs_samples and not self.has_samples:
+            raise ValueError(
+                "static activations need samples: give --calibration FILE_OR_DIR or --loader pkg.mod:function, or a "
+                "recipe that can do without: int8_dynamic, w4a16, w8a16"
+            )
         loaded = self._loaded()
         kind, example = kind_of(self.model), None
         if kind is ModelKind.MODULE:
@@ -60,13 +66,11 @@ class Given:
         if kind is not ModelKind.ONNX:
             exports.mkdir(parents=True, exist_ok=True)
         source = open_network(self.model, exports, example)
-        return source, self._samples(source, loaded)
+        return source, self._samples(source, loaded) if self.has_samples else None
 
     def open_with_or_without(self, exports: Path) -> tuple[OnnxSource, Samples | None]:
         """The same where samples are not needed."""
-        if self.has_samples:
-            return self.open(exports)
-        return open_network(self.model, exports), None
+        return self.open(exports, needs_samples=False)
 
     def samples(self, source: OnnxSource) -> Samples:
         """Samples for a source that is open already."""

@@ -30,6 +30,9 @@ from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import check_keep
 from bitwright.recipe.targets import find_target
 from bitwright.store.files import read_json, write_json
+from bitwright.store.random_samples import random_samples
+
+_SHOWN = 16  # random samples that a file is verified on where none were given
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,12 @@ def quantize_whole(options: NetworkOptions) -> None:
     form = OnnxForm.STANDARD if options.to is None else find_form(options.to)
     if options.to is not None:
         check_exports(recipe, form)
-    source, samples = options.given.open(options.output / SOURCE)
+    source, samples = options.given.open(options.output / SOURCE, recipe.needs_samples)
     check_keep(source.network(), recipe.keep)
     for note in source.notes:
         err.print(f"note: {note}", soft_wrap=True)
-    err.print(f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
+    told = "no samples: weights are rounded to nearest"
+    err.print(told if samples is None else f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
     started = time.monotonic()
     with PeakMemory() as peak:
         network = quantize_network(source, recipe, options.output, samples, Progress())
@@ -69,8 +73,9 @@ def quantize_whole(options: NetworkOptions) -> None:
     note_run(options.output, seconds, peak.bytes)
     delivery = None
     if options.verify and file is not None:
-        err.print("verifying the delivered file")
-        delivery = verify_file(file, source, samples, find_target(recipe.target), options.threads or 1)
+        shown = samples or random_samples([source.network().values[name] for name in source.network().inputs], _SHOWN)
+        err.print(f"verifying the delivered file{'' if samples else f' on {shown.preprocessing}'}")
+        delivery = verify_file(file, source, shown, find_target(recipe.target), options.threads or 1)
         note_delivery(options.output, delivery)
     size_of_it = stored_bytes(network, options.output) if file is None else file_bytes(file)
     data = {
