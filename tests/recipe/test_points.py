@@ -118,6 +118,32 @@ def test_parts_that_are_joined_share_a_scale_only_where_the_engine_wants_it(
     assert sources == (join.inputs if scales == 1 else join.outputs)
 
 
+class Shortcut(nn.Module):
+    """Two convolutions of one input whose outputs are added up."""
+
+    inputs = ((3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.one(x) + self.two(x)))
+
+
+@pytest.mark.parametrize(("target", "counts"), [("x86-vnni", [1, 1]), ("openvino", [1, 0]), ("tensorrt", [1, 0])])
+def test_the_later_convolution_of_a_sum_is_not_rounded_where_the_engine_adds_first(
+    tmp_path: Path, target: str, counts: list[int]
+) -> None:
+    net, engine = exported(Shortcut().eval(), tmp_path).network(), find_target(target)
+    placement = place(net, engine, engine.activation())
+    made = [node.made for node in net.nodes if node.op == "Conv"]
+    points = [point.value for point in placement.points]
+    assert [points.count(value) for value in made[:2]] == counts
+    (total,) = [node for node in net.nodes if node.op == "Add"]
+    assert placement.integer[total.name] is Role.BLEND
+
+
 def test_an_unknown_target_is_an_error_that_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match="x86-vnni"):
         find_target("abacus")

@@ -142,7 +142,8 @@ class _Walk:
                 yield made, node
 
     def placement(self, spec: Spec) -> Placement:
-        needed = dict.fromkeys(name for name, _ in self._needed())
+        summed = set(self._summed())
+        needed = dict.fromkeys(name for name, _ in self._needed() if name not in summed)
         for node in self.network.nodes:
             self._join(node, needed)
         order = {name: i for i, name in enumerate(self.network.inputs)}
@@ -151,6 +152,23 @@ class _Walk:
             Point(name, spec, self._root(name), self._readers(name)) for name in sorted(needed, key=order.__getitem__)
         )
         return Placement(points, self._integer(needed), self._floats())
+
+    def _summed(self) -> Iterator[str]:
+        """What convolutions make that the engine adds to another value before it is rounded: the later one's."""
+        order = {node.made: place for place, node in enumerate(self.network.nodes)}
+        for node in self.network.nodes:
+            if not self.target.fuses_sums or node.op != "Add" or node.made not in self.offered:
+                continue
+            shapes = {self.network.values[name].shape for name in node.inputs}
+            made = [name for name in node.inputs if self._is_for_one(name)]
+            if made and len(shapes) == 1:
+                yield max(made, key=order.__getitem__)
+
+    def _is_for_one(self, value: str) -> bool:
+        """Whether a convolution in integers makes this, and one node alone reads it."""
+        maker = self.network.producers.get(value)
+        is_made = maker is not None and maker.op == "Conv" and self.roles[maker.name] is Role.LINEAR
+        return is_made and len(self.network.readers(value)) == 1 and value not in self.network.outputs
 
     def _join(self, node: Node, needed: Mapping[str, None]) -> None:
         """Let the points around a node that copies numbers share one scale."""

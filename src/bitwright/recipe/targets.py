@@ -59,7 +59,8 @@ class Target:
 
     `arithmetic`: how it computes with codes. `weight_bits`: what the integer units take without overflow.
     `joins_share`: parts of a Concat must have one scale. `has_dynamic`: whether activations can be quantized by ranges
-    that are found as the network runs.
+    that are found as the network runs. `fuses_sums`: a convolution's output is added to another value before it is
+    rounded, so that it is no value in codes.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Target:
     has_zero: bool = True
     weight_bits: int = 8
     joins_share: bool = False
+    fuses_sums: bool = False
     has_dynamic: bool = True
     linear: frozenset[str] = LINEAR
     curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
@@ -100,6 +102,7 @@ TARGETS: dict[str, Target] = {
             is_signed=True,
             has_zero=False,
             joins_share=True,
+            fuses_sums=True,
             has_dynamic=False,
             linear=LINEAR | {"ConvTranspose"},
             curves=frozenset(),
@@ -111,6 +114,7 @@ TARGETS: dict[str, Target] = {
             "OpenVINO",
             _IN_FLOAT,
             joins_share=True,
+            fuses_sums=True,
             linear=LINEAR | {"ConvTranspose"},
             curves=frozenset(),
             needs_output=_FUSED,
