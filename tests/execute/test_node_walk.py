@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitwright.execute.interpret import interpret
-from bitwright.execute.node_walk import NodeWalk
+from bitwright.execute.node_walk import Change, NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from networks import NETWORKS, exported, network, sample
 
@@ -32,7 +32,7 @@ def test_without_points_it_is_a_run(name: str, tmp_path: Path) -> None:
     runner, batches, _ = ready(name, tmp_path)
     walk = NodeWalk(runner, batches, {})
     for node in runner.network.nodes:
-        walk.advance(node, {})
+        walk.advance(node)
     for live, batch in zip(walk.live, batches, strict=True):
         assert live.keys() == set(runner.network.outputs)  # all else is forgotten
         for output, value in runner.run(batch).items():
@@ -46,7 +46,7 @@ def test_codes_and_constants_are_those_of_the_interpreter(name: str, tmp_path: P
     changed = {key: value * 1.5 for key, value in constants.items() if value.dim() == 4 or key.endswith("head.weight")}
     walk = NodeWalk(runner, batches, dict.fromkeys(middle, (coarse, None)))
     for node in runner.network.nodes:
-        walk.advance(node, {key: value for key, value in changed.items() if key in node.inputs})
+        walk.advance(node, Change({key: value for key, value in changed.items() if key in node.inputs}))
     for live, batch in zip(walk.live, batches, strict=True):
         expected = interpret(
             runner.network.nodes,

@@ -60,10 +60,18 @@ def test_it_comes_close_to_the_best_of_all_roundings_of_a_block() -> None:
 
 def test_it_is_far_better_than_nearest_on_held_out_samples() -> None:
     problem = residual()
-    found = Brecq(SCHEDULE).reconstruct(problem)
+    found = Brecq(SCHEDULE, bias_rate=0.0).reconstruct(problem)
     assert found.kept and found.after < 0.8 * found.before
-    only_points = Brecq(SCHEDULE, rate=1e-9).reconstruct(problem)
+    only_points = Brecq(SCHEDULE, rate=1e-9, bias_rate=0.0).reconstruct(problem)
     assert found.after < 0.9 * only_points.after
+
+
+def test_biases_take_back_what_rounding_does_to_the_mean() -> None:
+    problem = residual()
+    without, within = (Brecq(SCHEDULE, rate=1e-9, bias_rate=rate).reconstruct(problem) for rate in (0.0, 0.001))
+    assert within.after < 0.9 * without.after
+    for name, bias in problem.biases.items():
+        assert torch.equal(without.choice.biases[name], bias) and not torch.equal(within.choice.biases[name], bias)
 
 
 def test_learned_steps_of_activations_help() -> None:
@@ -148,6 +156,6 @@ def test_it_is_a_method_for_blocks() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for wrong in ({"rate": 0.0}, {"point_rate": -1.0}):
-        with pytest.raises(ValueError, match="point_rate not negative"):
+    for wrong in ({"rate": 0.0}, {"point_rate": -1.0}, {"bias_rate": -1.0}):
+        with pytest.raises(ValueError, match="are not negative"):
             Brecq(**wrong)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_points_alone_can_be_learned() -> None:
     asked = replace(problem, weights={}, biases=biases, points=wide)
     found = Brecq(Schedule(steps=100), point_rate=0.01).reconstruct(asked)
     assert found.kept and found.after < 0.7 * found.before
-    still = Brecq(point_rate=0.0).reconstruct(asked)
+    still = Brecq(point_rate=0.0, bias_rate=0.0).reconstruct(asked)
     assert still.steps == 0 and not still.kept and "nothing to learn" in still.notes[0]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bitwright.calib import Choice, RangeRule
 from bitwright.calib.activation import activation_params
 from bitwright.engine.observe import HELD_OUT, Observed, points_of_each
-from bitwright.execute.node_walk import NodeWalk, Quantize
+from bitwright.execute.node_walk import Change, NodeWalk, Quantize
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan
 from bitwright.solvers import Activation
@@ -55,14 +55,14 @@ class Judge:
         self.batches: Sequence[Mapping[str, Tensor]] = list(samples.batches(BATCH))
         self._wanted = [runner.run(batch) for batch in self.batches]
 
-    def noise(self, runner: OnnxRunner, points: Points) -> float:
+    def noise(self, runner: OnnxRunner, points: Points, changes: Mapping[str, Change] | None = None) -> float:
         """Noise over signal of the outputs, mean over samples, when `runner`'s network passes these points.
 
-        `runner`: the network itself, or an edited one with the same inputs and outputs.
+        `runner`: the network itself, or an edited one with the same inputs and outputs. `changes`: by name of node.
         """
         walk = NodeWalk(runner, self.batches, {name: (through(point), point.readers) for name, point in points.items()})
         for node in runner.network.nodes:
-            walk.advance(node, {})
+            walk.advance(node, (changes or {}).get(node.name, Change()))
         names = [name for name, value in self._wanted[0].items() if value.is_floating_point()]
         found = [
             noise_over_signal([wanted[name] for wanted in self._wanted], [live[name] for live in walk.live])
@@ -77,6 +77,12 @@ def held_out(samples: Samples) -> Samples:
     fixed = samples.stacking.fixed or 1
     judges = samples.at(apart) if len(apart) >= fixed else samples
     return judges.dealt(JUDGING, BATCH)
+
+
+def teaching(samples: Samples) -> Samples:
+    """The others; of a few samples, or where a network fixes its batch, all."""
+    apart = [place for place in range(samples.count) if place % HELD_OUT != HELD_OUT - 1]
+    return samples if samples.stacking.fixed or samples.count < HELD_OUT else samples.at(apart)
 
 
 def best_ranges(

@@ -3,17 +3,20 @@
 The float graph is edited first in ways that keep what it computes (`prepare.py`). Histograms of one pass over all
 samples give every range (`observe.py`, `judge.py`). Then a smaller number of samples walks through the network node by
 node: each weight is rounded against the inputs that it will really see, its bias takes back what rounding did to the
-mean (`walk.py`). All is written to one folder (`finish.py`).
+mean (`walk.py`). Where the recipe asks for it, roundings are then learned block by block (`learn.py`). All is written
+to one folder (`finish.py`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bitwright.calib import ExtremesRule
 from bitwright.engine.finish import finish, found_notes
 from bitwright.engine.judge import BATCH, Judge, Ranges, best_ranges, held_out
+from bitwright.engine.learn import learn_rounding
 from bitwright.engine.observe import Observed, observe, points_of_each
 from bitwright.engine.prepare import prepare, without_trials
 from bitwright.engine.progress import OnStep, Step, ignore
@@ -65,7 +68,12 @@ def quantize_network(
     ranges = best_ranges(plan, runner, observed, recipe.ranges, judge)
     task = Task(prepared.source, recipe, plan, ranges.points)
     walked = walk_weights(task, samples, on_step)
-    return finish(task, walked, made_of | {"edits": prepared.edits} | found_notes(task, walked, observed, ranges), out)
+    notes = made_of | {"edits": prepared.edits}
+    if recipe.learn is not None:
+        learned = learn_rounding(task, walked, samples, judge, on_step)
+        task, walked = replace(task, points=learned.points), learned.walked
+        notes |= {"learned": learned.notes}
+    return finish(task, walked, notes | found_notes(task, walked, observed, ranges), out)
 
 
 def _without_samples(

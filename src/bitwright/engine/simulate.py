@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor
 
 from bitwright.engine.judge import through
-from bitwright.execute.node_walk import NodeWalk
+from bitwright.execute.node_walk import Change, NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.store.quantized import QuantizedNetwork
 
@@ -33,5 +33,5 @@ class Simulation:
         """The outputs of a batch, by name."""
         walk = NodeWalk(self._plain, [feeds], self._points)
         for node in self.network.nodes:
-            walk.advance(node, self._weights.get(node.name, {}))
+            walk.advance(node, Change(self._weights.get(node.name, {})))
         return {name: walk.live[0][name] for name in self.network.outputs}

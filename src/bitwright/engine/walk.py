@@ -16,7 +16,7 @@ from bitwright.engine.judge import BATCH, through
 from bitwright.engine.layer import NO_SAMPLES, Rounded, halves, round_alone, round_layer
 from bitwright.engine.patches import has_patches, output_axis
 from bitwright.engine.progress import OnStep, Step
-from bitwright.execute.node_walk import NodeWalk
+from bitwright.execute.node_walk import Change, NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Network, Node
@@ -89,14 +89,15 @@ class _Walk:
         taken = {name: (through(point), point.readers) for name, point in self.task.points.items()}
         walk = NodeWalk(OnnxRunner(self.task.source), batches, taken)
         for node in self.network.nodes:
-            constants: dict[str, Tensor] = {}
-            if node.name in steps:
-                step = steps[node.name]
-                if step.name not in self.weights:
-                    self._round(node, step, walk)
-                    on_step(Step("round", len(self.weights), len(plan.weights)))
-                constants[step.name] = self.weights[step.name].dequantize()
-            walk.advance(node, constants, self._broadcast(node))
+            if node.name not in steps:
+                walk.advance(node)
+                continue
+            step = steps[node.name]
+            if step.name not in self.weights:
+                self._round(node, step, walk)
+                on_step(Step("round", len(self.weights), len(plan.weights)))
+            offset = self.offsets.get(node.name)
+            walk.advance(node, change_of(self.network, node, self.weights[step.name], offset))
 
     def _round(self, node: Node, step: WeightStep, walk: NodeWalk) -> None:
         weight = self.task.source.read([step.name])[step.name]
@@ -109,21 +110,38 @@ class _Walk:
         shape = tuple(weight.shape)
         self.weights[step.name] = StoredWeight(step.name, output_axis(node), shape, found.qtensor, step.nodes)
         self.rounded[step.name] = found
-        is_alone = len(step.nodes) == 1 and _has_place(self.network, node)
-        if recipe.corrects_bias and found.offset is not None and is_alone:
+        if recipe.corrects_bias and found.offset is not None and takes_offset(self.network, node, step.nodes):
             self.offsets[node.name] = found.offset
 
-    def _broadcast(self, node: Node) -> Tensor | None:
-        """The offset of a node in the shape that adds to what it makes."""
-        if node.name not in self.offsets:
-            return None
-        shape = self.network.values[node.outputs[0]].shape
-        trailing = 0 if node.op in ("MatMul", "Gemm") or shape is None else len(shape) - 2
-        return self.offsets[node.name].reshape(-1, *[1] * trailing)
+
+def change_of(network: Network, node: Node, weight: StoredWeight, offset: Tensor | None) -> Change:
+    """What a node runs with once its weight is rounded."""
+    shaped = None if offset is None else shaped_offset(network, node, offset)
+    return Change({weight.name: weight.dequantize()}, shaped)
 
 
-def _has_place(network: Network, node: Node) -> bool:
-    """Whether a bias can be added without another operator: a MatMul has none of its own."""
+def changes_of(network: Network, walked: Walked) -> dict[str, Change]:
+    """What every node runs with that has a weight in codes, by its name."""
+    found = {}
+    for node in network.nodes:
+        for weight in (walked.weights.get(name) for name in node.inputs):
+            if weight is not None and node.name in weight.nodes:
+                found[node.name] = change_of(network, node, weight, walked.offsets.get(node.name))
+    return found
+
+
+def shaped_offset(network: Network, node: Node, offset: Tensor) -> Tensor:
+    """The offset of a node in the shape that adds to what it makes."""
+    shape = network.values[node.outputs[0]].shape
+    trailing = 0 if node.op in ("MatMul", "Gemm") or shape is None else len(shape) - 2
+    return offset.reshape(-1, *[1] * trailing)
+
+
+def takes_offset(network: Network, node: Node, sharing: tuple[str, ...]) -> bool:
+    """Whether something can be added to the bias of a node; `sharing`: the nodes that multiply with its weight.
+
+    Not where it shares the weight, nor where that would take another operator: a MatMul has no bias of its own.
+    """
     linear = linear_of(network, node)
     assert linear is not None
-    return node.op != "MatMul" or biased_value(network, linear) != linear.output
+    return len(sharing) == 1 and (node.op != "MatMul" or biased_value(network, linear) != linear.output)

@@ -8,6 +8,7 @@ nothing needs any more are forgotten. Values that pass through codes do so as so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import final
 
 from torch import Tensor
@@ -19,10 +20,20 @@ Quantize = Callable[[str, Tensor], Tensor]
 
 
 @final
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What a node runs with in the place of its own constants, and what is added to what it makes."""
+
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    offset: Tensor | None = None
+
+
+@final
 class NodeWalk:
     """All batches at the same place of a network, at first before its first node.
 
     `points`: what a value is after passing through codes, and by which nodes it is read so (None: by all).
+    `place`: the node to begin with, by its number; the batches then hold what is live before it.
     """
 
     def __init__(
@@ -30,13 +41,14 @@ class NodeWalk:
         runner: OnnxRunner,
         batches: Sequence[Mapping[str, Tensor]],
         points: Mapping[str, tuple[Quantize, tuple[str, ...] | None]],
+        place: int = 0,
     ) -> None:
         self.runner, self.points = runner, points
         network = runner.network
         self.live = [dict(batch) for batch in batches]
         self._last = {name: place for place, node in enumerate(network.nodes) for name in _reads(node)}
         self._last |= {name: len(network.nodes) for name in network.outputs}
-        self._place = 0
+        self._place = place
 
     def inputs(self, node: Node) -> Iterator[dict[str, Tensor]]:
         """What the node reads, batch by batch: constants left out, values in codes where it reads them so."""
@@ -53,14 +65,14 @@ class NodeWalk:
         is_read_so = readers is not None and node.name in readers  # those that all read so are in codes already
         return quantize(name, value) if is_read_so else value
 
-    def advance(self, node: Node, constants: Mapping[str, Tensor], offset: Tensor | None = None) -> None:
-        """Run the next node with these constants in the place of its own; `offset` is added to what it makes."""
+    def advance(self, node: Node, change: Change = Change()) -> None:
+        """Run the next node, changed so."""
         assert self.runner.network.nodes[self._place] is node
-        runner = self.runner.with_constants(constants) if constants else self.runner
+        runner = self.runner.with_constants(change.constants) if change.constants else self.runner
         wanted = tuple(name for name in node.outputs if name)
         for live, feeds in zip(self.live, self.inputs(node), strict=True):
             for name, value in runner.run(feeds, wanted).items():
-                made = value if offset is None else value + offset
+                made = value if change.offset is None else value + change.offset
                 quantize, readers = self.points.get(name, (None, ()))
                 live[name] = quantize(name, made) if quantize is not None and readers is None else made
             for name in [name for name in live if self._last.get(name, -1) <= self._place]:

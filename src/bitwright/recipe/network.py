@@ -18,7 +18,7 @@ from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Float8, Int,
 from bitwright.recipe.forms import GROUPS, Activations, columns_of, group_for, place_products, ragged_rows
 from bitwright.recipe.points import Placement, Point, place
 from bitwright.recipe.targets import Role, Target, find_target
-from bitwright.solvers import Feedback, Solver
+from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Schedule, Solver
 
 RANGES = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), MinMaxRange(), Percentile(99.999))
 
@@ -39,7 +39,8 @@ class NetworkRecipe:
     weights and activations are 8-bit floats. `per_channel` False: one scale for a whole weight. `group`: so many
     columns of a row share a scale, or half as many and so on, where that does not divide the row. `has_zero`: weights
     are unsigned, with a zero for every scale. `ranges`: rules, of which the one is taken with which the outputs
-    are best on held-out samples. `keep`: names of nodes that shall stay float.
+    are best on held-out samples. `learn`: how roundings are learned once all are made, if they are. `keep`: names of
+    nodes that shall stay float.
 
     Edits of the float network, each taken only where held-out outputs come out no worse: `equalize` balances channels
     across layers, `absorb` moves what is always there in an activation into biases, `smooth` moves outlier channels of
@@ -58,6 +59,7 @@ class NetworkRecipe:
     ranges: tuple[RangeRule, ...] = RANGES
     solver: Solver = field(default_factory=lambda: Feedback(fitter=AbsMax(), sweeps=4))
     corrects_bias: bool = True
+    learn: BlockSolver | None = None
     equalize: bool = False
     absorb: bool = False
     smooth: tuple[float, ...] = ()
@@ -78,6 +80,8 @@ class NetworkRecipe:
             )
         if self.group is not None and self.group not in GROUPS:
             raise ValueError(f"a group is of {', '.join(map(str, GROUPS))} columns; found {self.group}")
+        if self.learn is not None and self.activations is Activations.DYNAMIC:
+            raise ValueError("roundings are not learned with dynamic activations; leave out learn")
         if self.number is Number.FLOAT8 and self.activations is not Activations.STATIC:
             raise ValueError("8-bit floats are for static activations; use activations = 'static'")
         if self.activations is Activations.DYNAMIC and not find_target(self.target).has_dynamic:
@@ -88,7 +92,8 @@ class NetworkRecipe:
     @property
     def needs_samples(self) -> bool:
         """Whether it cannot work without calibration samples; where it can they still make weights better."""
-        return self.activations is Activations.STATIC or self.equalize or self.absorb or bool(self.smooth)
+        is_tried = self.equalize or self.absorb or bool(self.smooth) or self.learn is not None
+        return self.activations is Activations.STATIC or is_tried
 
 
 @final
@@ -202,13 +207,15 @@ def int8_smooth(target: str = "x86-vnni") -> NetworkRecipe:
 
 
 def w4a8(target: str = "x86-vnni") -> NetworkRecipe:
-    """4-bit weights and 8-bit activations; the first and last linear operator in 8 bits."""
-    return NetworkRecipe(weight_bits=4, target=target, solver=Feedback(fitter=AbsMse(), sweeps=4))
+    """4-bit weights with learned rounding and 8-bit activations; the first and last linear operator in 8 bits."""
+    return NetworkRecipe(
+        weight_bits=4, target=target, solver=Feedback(fitter=AbsMse(), sweeps=4), learn=Brecq(point_rate=0.0)
+    )
 
 
 def w4a4(target: str = "x86-vnni") -> NetworkRecipe:
-    """4-bit weights and activations; the first and last linear operator in 8 bits."""
-    return replace(w4a8(target), activation_bits=4)
+    """4-bit weights and activations, both learned; the first and last linear operator in 8 bits."""
+    return replace(w4a8(target), activation_bits=4, learn=QDrop(Schedule(steps=1500)))
 
 
 def int8_dynamic(target: str = "x86-vnni") -> NetworkRecipe:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bitwright.numerics import Params, QTensor, quantize
+from bitwright.solvers.biases import Biases
 from bitwright.solvers.learning import Loop, Rate, Schedule, Variables
 from bitwright.solvers.points import Points
 from bitwright.solvers.reconstruction import BlockSolver, Choice, Piece, Reconstructed, Reconstruction, RoundedWeight
@@ -90,8 +91,7 @@ class _Free(Variables):
     def __init__(self, solver: AdaQuant, problem: Reconstruction) -> None:
         self.solver, self.problem = solver, problem
         self.weights = {name: Moving(weight) for name, weight in problem.weights.items()}
-        self.biases = {name: torch.zeros_like(bias, requires_grad=True) for name, bias in problem.biases.items()}
-        self.unit = float(problem.samples.wanted.float().square().mean().sqrt())
+        self.biases = Biases(problem, solver.bias_rate)
 
     def rates(self) -> list[Rate]:
         solver, weights = self.solver, self.weights.values()
@@ -100,19 +100,16 @@ class _Free(Variables):
             Rate(
                 tuple(weight.factor for weight in weights if weight.params is not None), solver.scale_rate, falls=True
             ),
-            Rate(tuple(self.biases.values()), solver.bias_rate, falls=True),
+            self.biases.rate(),
         ]
 
     def draw(self, sharp: float) -> dict[str, Tensor]:
         weights = {name: weight.draw() for name, weight in self.weights.items()}
-        return weights | {name: self._bias(name) for name in self.biases}
-
-    def _bias(self, name: str) -> Tensor:
-        return self.problem.biases[name] + self.unit * self.biases[name]
+        return weights | self.biases.draw()
 
     def choice(self) -> Choice:
         chosen = {name: weight.stored() for name, weight in self.weights.items()}
-        return Choice(chosen, {name: self._bias(name).detach() for name in self.biases}, self.problem.points)
+        return Choice(chosen, self.biases.stored(), self.problem.points)
 
     def is_settled(self, sharp: float) -> bool:
         return False

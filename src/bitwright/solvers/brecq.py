@@ -18,7 +18,8 @@ from bitwright.solvers.reconstruction import BlockSolver, Piece, Reconstructed, 
 @final
 @dataclass(frozen=True, slots=True)
 class Brecq(BlockSolver):
-    """Block reconstruction. `rate`: Adam's, of the logits; `point_rate`: of the logarithms of the activations' steps.
+    """Block reconstruction. `rate`: Adam's, of the logits; `point_rate`: of the logarithms of the activations' steps;
+    `bias_rate`: of biases, in root mean squares of the wanted output. The last two may be 0, which leaves things be.
 
     Source: Li 2021, section 3 and algorithm 1. Differs: the steps of the activations are learned with the rounding and
     not after it; the rounding variable is that of `AdaRound`.
@@ -28,10 +29,11 @@ class Brecq(BlockSolver):
     weighting: Weighting = Weighting.PLAIN
     rate: float = 0.05
     point_rate: float = 0.003
+    bias_rate: float = 0.001
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or self.point_rate < 0:
-            raise ValueError(f"rate is positive and point_rate not negative; found {self}")
+        if self.rate <= 0 or min(self.point_rate, self.bias_rate) < 0:
+            raise ValueError(f"rate is positive, point_rate and bias_rate are not negative; found {self}")
 
     @property
     def piece(self) -> Piece:
@@ -39,4 +41,5 @@ class Brecq(BlockSolver):
 
     def reconstruct(self, problem: Reconstruction) -> Reconstructed:
         loop = Loop(self.schedule, self.weighting)
-        return loop.run(problem, SoftRounding(problem, self.rate), Points(problem.points, self.point_rate))
+        variables = SoftRounding(problem, self.rate, self.bias_rate)
+        return loop.run(problem, variables, Points(problem.points, self.point_rate))

@@ -29,10 +29,13 @@ class QDrop(BlockSolver):
     drop: float = 0.5
     rate: float = 0.05
     point_rate: float = 0.003
+    bias_rate: float = 0.001
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop <= 1 or self.rate <= 0 or self.point_rate < 0:
-            raise ValueError(f"drop is a share from 0 to 1, rate positive, point_rate not negative; found {self}")
+        if not 0 <= self.drop <= 1 or self.rate <= 0 or min(self.point_rate, self.bias_rate) < 0:
+            raise ValueError(
+                f"drop is a share from 0 to 1, rate positive, point_rate and bias_rate are not negative; found {self}"
+            )
 
     @property
     def piece(self) -> Piece:
@@ -40,4 +43,5 @@ class QDrop(BlockSolver):
 
     def reconstruct(self, problem: Reconstruction) -> Reconstructed:
         loop = Loop(self.schedule, self.weighting, self.drop)
-        return loop.run(problem, SoftRounding(problem, self.rate), Points(problem.points, self.point_rate))
+        variables = SoftRounding(problem, self.rate, self.bias_rate)
+        return loop.run(problem, variables, Points(problem.points, self.point_rate))
