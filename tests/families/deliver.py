@@ -6,7 +6,7 @@ the file passes the checker, the engine agrees with the simulation, and the outp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,27 +54,27 @@ class Delivered:
         return not any(self.ops[name] in ops for name in self.manifest["float"])
 
 
-def samples_of(source: OnnxSource, sample: Callable[[int], Feed], count: int) -> Samples:
-    """`count` samples, each from its own seed."""
+def samples_of(source: OnnxSource, sample: Callable[[int], Feed] | Sequence[Feed], count: int) -> Samples:
+    """These samples, or `count` that the function makes, each from its own seed."""
     network = source.network()
     stacking = stacking_of([network.values[name] for name in network.inputs])
 
     def read(index: int) -> tuple[str, Feed]:
         torch.manual_seed(1000 + index)
-        return f"sample {index}", sample(1)
+        return f"sample {index}", sample(1) if callable(sample) else sample[index]
 
-    return Samples(count, "random", stacking, read)
+    return Samples(count if callable(sample) else len(sample), "given", stacking, read)
 
 
 def deliver(
     source: OnnxSource,
-    sample: Callable[[int], Feed],
+    sample: Callable[[int], Feed] | Sequence[Feed],
     folder: Path,
     target: str = "x86-vnni",
     least: float = 20.0,
     count: int = 16,
 ) -> Delivered:
-    """The whole path on random samples; `least`: dB of every floating output against the float network."""
+    """The whole path on samples, which a function may make; `least`: dB of every output against the float network."""
     samples = samples_of(source, sample, count)
     recipe = replace(find_network_recipe("int8", target), ranges=RANGES)
     held = quantize_network(source, recipe, folder / target, samples)

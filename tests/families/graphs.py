@@ -298,6 +298,21 @@ def words() -> Graph:
     return found, lambda count: {"x": torch.randint(0, 20, (count, 6))}
 
 
+@graph
+def all_in_float16() -> Graph:
+    s = Store()
+    half: Any = {"dtype": np.float16}
+    nodes = [
+        node("Conv", ["x", s.random(8, 3, 3, 3, **half), s.random(8, **half)], ["a"]),
+        node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+        node("Softmax", ["b"], ["c"], axis=1),
+        node("Cast", ["c"], ["d"], to=TensorProto.FLOAT16),
+        node("Mul", ["d", "a"], ["e"]),
+        node("Conv", ["e", s.random(4, 8, 1, 1, **half)], ["y"]),
+    ]
+    return model(nodes, s, kind=TensorProto.FLOAT16), lambda count: {"x": pictures(count)["x"].half()}
+
+
 def saved(name: str, path: Any) -> tuple[Any, Callable[[int], dict[str, Tensor]]]:
     """The graph of this name, written to `path`."""
     found, sample = GRAPHS[name]()

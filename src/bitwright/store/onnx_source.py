@@ -29,6 +29,7 @@ from bitwright.store.onnx_checks import (
     inline_functions,
     release_constants,
 )
+from bitwright.store.onnx_half import to_single
 from bitwright.store.onnx_opset import raise_opset
 from bitwright.store.onnx_tensors import Stored, every_tensor, external_place, is_external, read_tensor
 from bitwright.store.onnx_write import write_model
@@ -60,7 +61,7 @@ class OnnxSource:
             check_external(model, path.parent)
             model, inlined = inline_functions(model)
             model, raised = raise_opset(model, path.parent)
-            released = release_constants(model)
+            released = (*release_constants(model), *to_single(model))
             network = network_of(model)
             complete_outputs(model, network)
             check_valid(model)
@@ -122,7 +123,7 @@ class OnnxSource:
         External data are written anew to `<name>.data` if this source keeps any, or if the file would be too large
         without. See `write_model`.
         """
-        write_model(Path(path), model, constants or {}, self.folder)
+        write_model(Path(path), model, constants or {}, self.folder, self.is_external)
 
     def _read(self, name: str) -> Tensor:
         if name not in self._constants:

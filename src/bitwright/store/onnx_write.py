@@ -32,10 +32,13 @@ ROOM_FOR_GRAPH = 1 << 27
 PAGE = 4096
 
 
-def write_model(path: Path, model: ModelProto, constants: Mapping[str, Stored], folder: Path) -> None:
+def write_model(
+    path: Path, model: ModelProto, constants: Mapping[str, Stored], folder: Path, beside: bool = False
+) -> None:
     """Write `model` with `constants` in the place of its stored tensors of these names; `model` itself is changed.
 
-    `folder` is where the model's external data are. Raises ValueError for a name that the model does not store, and
+    `folder` is where the model's external data are. `beside`: data go beside the file even if none of the model's own
+    that are left lie there. Raises ValueError for a name that the model does not store, and
     OSError where the disk is full.
     """
     unknown = sorted(constants.keys() - constants_of(model).keys())
@@ -45,7 +48,7 @@ def write_model(path: Path, model: ModelProto, constants: Mapping[str, Stored], 
     declare(model, constants)
     total = sum(tensor_bytes(tensor) for _, tensor in every_tensor(model))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if was_external or total > LARGEST_FILE - ROOM_FOR_GRAPH:
+    if beside or was_external or total > LARGEST_FILE - ROOM_FOR_GRAPH:
         _write_beside(path, model, constants, folder)
     else:
         for name, tensor in constants_of(model).items():
