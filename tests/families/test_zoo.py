@@ -59,7 +59,7 @@ def stratified(pictures: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     return share.sqrt() * pictures + (1 - share).sqrt() * torch.randn(pictures.shape, generator=draws), steps
 
 
-# Name, samples, and dB of the output against float at the least: some 3 dB below what was seen.
+# Name, samples, and dB of the output against float at the least.
 MODULES = {"mobilenet_v2": (16, 12.0), "resnet20": (64, 25.0), "dscnn": (64, 26.0), "vdsr": (16, 30.0)}
 
 
