@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.engine.prepare import prepare
+from bitwright.engine.prepare import without_trials
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkRecipe, plan_network
 from bitwright.recipe.network_cost import Cost, matrix_of, predict_network, products, sizes_of
@@ -16,7 +16,7 @@ from networks import exported, network, sample
 
 
 def prepared(name: str, folder: Path) -> OnnxSource:
-    return prepare(exported(network(name), folder), folder)
+    return without_trials(exported(network(name), folder), folder)
 
 
 def cost(source: OnnxSource, samples: int = 32) -> Cost:
