@@ -144,6 +144,27 @@ def test_the_later_convolution_of_a_sum_is_not_rounded_where_the_engine_adds_fir
     assert placement.integer[total.name] is Role.BLEND
 
 
+class Padded(nn.Module):
+    """A mean that counts its padding, between two convolutions."""
+
+    inputs = ((3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.pool, self.two = nn.Conv2d(3, 4, 1), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.pool(self.one(x)))
+
+
+def test_a_mean_that_counts_its_padding_stays_float_where_the_engine_pads_with_another_number(tmp_path: Path) -> None:
+    net = exported(Padded().eval(), tmp_path).network()
+    for target, is_float in (("x86-vnni", False), ("openvino", True)):
+        placement = place(net, find_target(target), find_target(target).activation())
+        (pool,) = [node for node in net.nodes if node.op == "AveragePool"]
+        assert (pool.name in placement.floats) == is_float
+
+
 def test_an_unknown_target_is_an_error_that_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match="x86-vnni"):
         find_target("abacus")

@@ -29,7 +29,14 @@ def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
     reads = [name for name in node.inputs if name]
     if any(name in network.constants for name in (reads[:1] if node.op in ONLY_FIRST else reads)):
         return Role.FLOAT, "one of its operands is a constant"
+    if role is Role.AVERAGE and _counts_padding(node) and not target.pads_with_zero:
+        return Role.FLOAT, f"{target.engine} pads codes with the least one, which need not stand for zero"
     return role, ""
+
+
+def _counts_padding(node: Node) -> bool:
+    """Whether a mean is over the padding, too."""
+    return bool(node.attributes.get("count_include_pad", 0)) and any(node.attributes.get("pads", ()))
 
 
 def _named(node: Node, target: Target) -> Role | None:

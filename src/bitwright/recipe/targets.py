@@ -60,7 +60,7 @@ class Target:
     `arithmetic`: how it computes with codes. `weight_bits`: what the integer units take without overflow.
     `joins_share`: parts of a Concat must have one scale. `has_dynamic`: whether activations can be quantized by ranges
     that are found as the network runs. `fuses_sums`: a convolution's output is added to another value before it is
-    rounded, so that it is no value in codes.
+    rounded, so that it is no value in codes. `pads_with_zero`: means that count their padding pad with the code of 0.0.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Target:
     weight_bits: int = 8
     joins_share: bool = False
     fuses_sums: bool = False
+    pads_with_zero: bool = True
     has_dynamic: bool = True
     linear: frozenset[str] = LINEAR
     curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
@@ -114,6 +115,7 @@ TARGETS: dict[str, Target] = {
             "OpenVINO",
             _IN_FLOAT,
             joins_share=True,
+            pads_with_zero=False,
             fuses_sums=True,
             linear=LINEAR | {"ConvTranspose"},
             curves=frozenset(),
