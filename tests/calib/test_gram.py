@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitwright.calib import Cross, gram, short_products
+from bitwright.calib import Cross, Gram, gram, short_products
 
 
 def summed(*parts: tuple[torch.Tensor, torch.Tensor]) -> Cross:
@@ -56,6 +56,28 @@ def test_the_mean_equals_float64_to_a_hundred_thousandth_of_the_diagonal(dtype: 
     exact = inputs.double().mT @ inputs.double() / len(inputs)
     size = exact.diagonal().sqrt()
     assert float(((gram(inputs).double() - exact).abs() / (size[:, None] * size)).max()) < 1e-5
+
+
+@pytest.mark.parametrize("size", [5, 256, 700])
+def test_half_of_a_gram_matrix_mirrored_is_all_of_it(size: int) -> None:
+    parts = [whole_numbers(n, size, n) for n in (9, 1, 30)]
+    one = Gram(size)
+    for part in parts:
+        one.add(part)
+    wanted = torch.cat(parts).double().mT @ torch.cat(parts).double()
+    assert torch.equal(one.total.double(), wanted) and torch.equal(one.total.double(), wanted)
+    other = Gram(size)
+    other.add(parts[0])
+    other.merge(one)
+    assert other.tokens == 49 and torch.equal(other.total.double(), wanted + (parts[0].mT @ parts[0]).double())
+    assert torch.equal(one.take_mean(), (wanted / 40).float())
+
+
+def test_products_that_must_not_be_short_are_those_of_float32() -> None:
+    inputs = torch.randn(1024, 300, generator=torch.Generator().manual_seed(0))
+    with short_products(allowed=False):
+        found = inputs.mT @ inputs
+    assert float((found - inputs.double().mT @ inputs.double()).abs().max()) < 1e-2
 
 
 def test_a_cross_product_keeps_left_as_rows() -> None:

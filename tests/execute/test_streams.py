@@ -32,6 +32,31 @@ def test_what_was_read_is_a_copy(tmp_path: Path) -> None:
     assert not file.read(0, 2).any()
 
 
+def test_rows_of_another_type_or_layout_are_written_as_the_numbers_they_are(tmp_path: Path) -> None:
+    file = StreamFile(tmp_path / "stream", (2, 3, 4), torch.float32)
+    numbers = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0)).bfloat16().permute(2, 1, 0)
+    file.create()
+    file.write(0, numbers)
+    assert torch.equal(file.read(0, 2), numbers.float())
+
+
+def test_a_file_of_the_right_size_is_kept_to_be_written_over(tmp_path: Path) -> None:
+    file = StreamFile(tmp_path / "stream", (2, 3, 4), torch.float32)
+    file.create()
+    file.write(0, torch.ones(2, 3, 4))
+    place = file.path.stat().st_ino
+    file.create()
+    assert file.path.stat().st_ino == place and file.is_whole()
+
+
+def test_reading_beyond_the_end_is_an_error(tmp_path: Path) -> None:
+    file = StreamFile(tmp_path / "stream", (2, 3, 4), torch.float32)
+    file.create()
+    os.truncate(file.path, file.bytes - 1)
+    with pytest.raises(OSError, match="stream: 1 bytes are missing"):
+        file.read(1, 2)
+
+
 def test_creating_takes_the_room_at_once_and_starts_from_zeros(tmp_path: Path) -> None:
     file = StreamFile(tmp_path / "stream", (64, 64, 64), torch.float32)
     file.path.write_bytes(b"\xff" * 5000)

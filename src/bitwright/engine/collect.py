@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bitwright.calib import Cross
+from bitwright.calib import Cross, Gram
 from bitwright.engine.tape import Tape
 from bitwright.execute import StreamFile, TorchRunner
 from bitwright.graph import Enough, Watch, WeightView, run_watched
@@ -38,7 +38,7 @@ class InputStats:
     `drift` is the input's, or, where the weights have few rows, that of their outputs, which are stacked: `through`.
     """
 
-    gram: Cross
+    gram: Gram
     drift: Cross | None
     through: bool = False
     stream: dict[str, Cross] = field(default_factory=dict)
@@ -105,7 +105,7 @@ def _empty(group: tuple[Step, ...], short: bool) -> InputStats:
     drift = None if routed else Cross(rows if through else width, width, short)
     writers = [] if routed else [step for step in group if step.linear.writes_stream]
     stream = {step.name: Cross(step.linear.view.shape[0], width, short) for step in writers}
-    return InputStats(Cross(width, width, short), drift, through, stream)
+    return InputStats(Gram(width, short), drift, through, stream)
 
 
 def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen, block: Pass) -> None:
@@ -113,7 +113,7 @@ def _add(group: tuple[Step, ...], stats: InputStats, before: _Seen, after: _Seen
     for i, now in enumerate(after.inputs.get(first, [])):
         if stats.sample is None and len(now):
             stats.sample = now.float().flatten()[:: max(1, now.numel() // 65536)]
-        stats.gram.add(now, now)
+        stats.gram.add(now)
         then = before.inputs.get(first, [])
         if stats.drift is not None and i < len(then) and then[i].shape == now.shape:
             drift = then[i].float() - now.float()

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from bitwright.calib import short_products
 from bitwright.engine.block import BlockResult, Flow, Rows, advance, quantize_block
 from bitwright.engine.collect import Pass
 from bitwright.engine.outside import store_outside
@@ -93,10 +94,12 @@ class Run:
         shorter = self.dtype == torch.float32 and self.source.dtype == torch.bfloat16
         weights = self.source.dtype if shorter else self.dtype
         runner = TorchRunner(self.source, self.plan.graph, self.dtype, weights)
-        boundary = self._boundary(first, keys, runner) if self.batches is not None else None
+        with short_products(allowed=False):
+            boundary = self._boundary(first, keys, runner) if self.batches is not None else None
         for job in self.plan.blocks[first:]:
             started = time.monotonic()
-            result, behind = self._block(job, keys, runner, boundary)
+            with short_products(allowed=False):
+                result, behind = self._block(job, keys, runner, boundary)
             report = _store(self.folder, keys[job.index], job, result)
             if boundary is not None:
                 boundary.delete()
