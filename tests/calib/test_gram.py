@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitwright.calib import Cross, Gram, gram, short_products
+from bitwright.calib import Cross, Gram, full_products, gram, short_products
 
 
 def summed(*parts: tuple[torch.Tensor, torch.Tensor]) -> Cross:
@@ -75,7 +75,7 @@ def test_half_of_a_gram_matrix_mirrored_is_all_of_it(size: int) -> None:
 
 def test_products_that_must_not_be_short_are_those_of_float32() -> None:
     inputs = torch.randn(1024, 300, generator=torch.Generator().manual_seed(0))
-    with short_products(allowed=False):
+    with full_products():
         found = inputs.mT @ inputs
     assert float((found - inputs.double().mT @ inputs.double()).abs().max()) < 1e-2
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from bitwright.engine.block import Rows, advance
+from bitwright.engine.block import Flow, Rows, enter
 from bitwright.engine.collect import Pair, Pass, by_input
-from bitwright.engine.tape import plan_tape
+from bitwright.engine.tape import Held, plan_tape
 from bitwright.execute import StreamFile, TorchRunner
 from bitwright.quantize import plan_source
 from bitwright.recipe.plan import BlockJob, Step
@@ -39,12 +39,15 @@ class Setting:
 
     def taped(self) -> Pass:
         """The same block after the run of the original that fills a tape."""
+        return replace(self.walking(), passage=None)
+
+    def walking(self) -> Pass:
+        """The same with rows that can stop inside the block, too."""
         runner = self.block.runner
-        tape = plan_tape(self.job, self.folder, ROWS.count, ROWS.length, runner.dtype)
-        block = Pass(runner, self.block.index, self.block.original, self.block.quantized, tape)
+        held = Held(runner.weights, runner.dtype)
+        tape = plan_tape(self.job, self.folder, ROWS.count, ROWS.length, held)
         behind = StreamFile(self.folder / "behind", self.streams.original.shape, runner.dtype)
-        advance(block, block.original, (self.streams.original, behind), ROWS, tape)
-        return block
+        return enter(self.block, self.job, Flow(ROWS, self.streams, Pair(behind, behind)), tape)
 
 
 def setting(source_folder: Path, folder: Path, index: int) -> Setting:

@@ -118,7 +118,9 @@ def test_what_a_killed_run_left_beside_the_streams_is_removed(dense: Path, half:
     (out / "streams" / "tape.3.in").write_bytes(b"left behind")
     seen = []
     quantize(dense, RECIPE, out, token_rows(), on_block=lambda _: seen.append(sorted((out / "streams").iterdir())))
-    assert {file.name for file in seen[-1]} == {"00003.json", "00003.original", "00003.quantized"}
+    names = {file.name for file in seen[-1]}
+    assert {name for name in names if name[0].isdigit()} == {"00003.json", "00003.original", "00003.quantized"}
+    assert all(name.startswith(("tape.", "aside.", "0")) for name in names)
     assert not (out / "streams").exists()
 
 
@@ -180,3 +182,27 @@ def test_a_damaged_note_of_the_plan_is_explained(dense: Path, finished: Path, tm
     flip(out / "plan.json", 0, 128)
     with pytest.raises(RunError, match=r"plan\.json is damaged: give another output folder, or delete"):
         run(dense, out)
+
+
+def test_of_several_blocks_only_the_damaged_one_is_computed_again(dense: Path, finished: Path, tmp_path: Path) -> None:
+    out = clone(finished, tmp_path / "out")
+    flip(next((out / "blocks").glob("00001*.safetensors")), -1)
+    (out / "manifest.json").unlink()
+    seconds: list[float] = []
+    quantize(dense, RECIPE, out, token_rows(), on_block=lambda done: seconds.append(done.seconds))
+    assert [second > 0 for second in seconds] == [i == 1 for i in range(len(seconds))] and len(seconds) > 2
+    assert contents(out) == contents(finished)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate")]
+)
+def test_a_lack_of_memory_is_explained(
+    error: Exception, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bitwright.engine.run.quantize_block", fail)
+    with pytest.raises(RunError, match=r"not enough memory .*Finished blocks are kept"):
+        quantize(dense, RECIPE, tmp_path / "out", token_rows())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from bitwright.engine import tape as module
-from bitwright.engine.tape import plan_tape, total_bytes
+from bitwright.engine.tape import Held, plan_tape, total_bytes
 from engine.passes import ROWS, Setting, seen_by_hooks, setting
 from engine.tiny import model
+
+FLOAT32 = Held(torch.float32, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 
 def test_inputs_that_are_shared_are_written_once(one: Setting) -> None:
-    tape = plan_tape(one.job, one.folder, 10, 16, torch.float32)
+    tape = plan_tape(one.job, one.folder, 10, 16, FLOAT32)
     assert tape is not None
     ends = sorted(key.replace("model.layers.1.", "") for key in tape.files)
     inputs = ["in:mlp.down_proj", "in:mlp.gate_proj", "in:self_attn.o_proj", "in:self_attn.q_proj"]
@@ -44,7 +44,7 @@ def test_it_holds_what_the_modules_read(one: Setting) -> None:
 
 
 def test_values_that_do_not_come_one_per_token_are_left_out(one: Setting) -> None:
-    tape = plan_tape(one.job, one.folder, 4, 2, torch.float32)
+    tape = plan_tape(one.job, one.folder, 4, 2, FLOAT32)
     assert tape is not None
     tape.create()
     tape.write("in:model.layers.1.mlp.down_proj", 0, 2, torch.ones(3, 48))
@@ -53,18 +53,9 @@ def test_values_that_do_not_come_one_per_token_are_left_out(one: Setting) -> Non
     assert found is not None and not found.any()
 
 
-def test_deleting_leaves_nothing(one: Setting, tmp_path: Path) -> None:
-    tape = plan_tape(one.job, tmp_path, 4, 2, torch.float32)
-    assert tape is not None
-    tape.create()
-    assert len(list(tmp_path.iterdir())) == 6
-    tape.delete()
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_tape_that_would_be_too_large_is_not_planned(one: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 4 * 2 * 4 * (4 * 32 + 48 + 32)
     monkeypatch.setattr(module, "_LIMIT", size)
-    assert plan_tape(one.job, one.folder, 4, 2, torch.float32) is not None
+    assert plan_tape(one.job, one.folder, 4, 2, FLOAT32) is not None
     monkeypatch.setattr(module, "_LIMIT", size - 1)
-    assert plan_tape(one.job, one.folder, 4, 2, torch.float32) is None
+    assert plan_tape(one.job, one.folder, 4, 2, FLOAT32) is None

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from bitwright.engine import collect, tape
+from bitwright.engine import collect, passage, tape
 from bitwright.execute import batches
 from bitwright.numerics import Int, Spec, per_group
 from bitwright.quantize import plan_source, quantize
@@ -48,7 +48,7 @@ def cost_of(plan: Plan, rows: int = 32, length: int = 64, types: Types = BOTH) -
 
 def test_limits_are_those_of_the_engine() -> None:
     assert collect._GRAM_BYTES == cost.SUMS_BYTES
-    assert tape._LIMIT == cost.TAPE_BYTES
+    assert tape._LIMIT == passage._LIMIT == cost.TAPE_BYTES
     assert inspect.signature(batches).parameters["tokens"].default == cost.BATCH_TOKENS
 
 
@@ -76,12 +76,13 @@ def test_bits_per_weight_count_scales_and_zeros(plan: Plan) -> None:
     assert cost_of(plan).model_bits_per_weight > cost_of(plan).bits_per_weight
 
 
-def test_streams_are_two_pairs_and_the_tape(plan: Plan) -> None:
+def test_streams_are_two_pairs_the_tape_and_what_is_put_aside_twice(plan: Plan) -> None:
     tokens, hidden, intermediate = 32 * 64, 128, 256
     read = hidden + hidden + hidden + intermediate  # q k v; o; gate and up; down
     written = 2 * hidden  # o and down
     assert stream_width(plan) == hidden
-    assert cost_of(plan).stream_bytes == 4 * tokens * (4 * hidden + read + written)
+    aside = intermediate + hidden  # what down reads, and the stream
+    assert cost_of(plan).stream_bytes == 4 * tokens * (4 * hidden + read + written + 2 * aside)
     assert cost_of(plan).disk_bytes == cost_of(plan).bytes + cost_of(plan).stream_bytes
 
 

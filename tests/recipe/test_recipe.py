@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bitwright.numerics import Int, Spec
+from bitwright.numerics import Int, Spec, per_group
+from bitwright.recipe.presets import OWN
 from bitwright.recipe.recipe import KINDS, Recipe, Refinement, Rule, Search
 
 LAYER = "model.layers.3.self_attn.q_proj"
@@ -61,3 +62,8 @@ def test_a_search_without_strengths_is_refused(wrong: dict[str, tuple[float, ...
 
 def test_a_refinement_reads_as_words() -> None:
     assert str(Refinement(2, 1)) == "refined 2+1"
+
+
+def test_unsigned_numbers_without_a_zero_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"rule '\*': uint4 holds no negative numbers.*zero.*signed"):
+        Rule("*", Spec(Int(4, signed=False), per_group(128), scale=OWN))

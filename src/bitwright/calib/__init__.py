@@ -7,7 +7,7 @@ from bitwright.calib.coverage import Coverage, check_histograms, coverage, misma
 from bitwright.calib.density import clipped_energy, distortion, outside, sqnr
 from bitwright.calib.entropy import Entropy
 from bitwright.calib.extremes import Extremes, Seen
-from bitwright.calib.gram import Cross, Gram, gram, short_products
+from bitwright.calib.gram import Cross, Gram, full_products, gram, short_products
 from bitwright.calib.held_out import HeldOut
 from bitwright.calib.histogram import Histogram
 from bitwright.calib.ranges import ExtremesRule, MeanMinMax, MinMaxRange, MovingAverage, Percentile, RangeRule
@@ -46,6 +46,7 @@ __all__ = [
     "clipped_energy",
     "coverage",
     "distortion",
+    "full_products",
     "gram",
     "mismatches",
     "outside",

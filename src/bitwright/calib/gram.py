@@ -25,15 +25,25 @@ _STRIP = 256  # rows of a Gram matrix summed at a time, from their diagonal to t
 def short_products(allowed: bool) -> Iterator[None]:
     """Within it, float32 products are formed from operands rounded to bfloat16 where the machine has units for that.
 
-    Sums stay in float32. `allowed` False: products are formed in full, by the quicker of torch's two libraries where
-    that one forms them in full.
+    Sums stay in float32. `allowed` False: products are formed in full.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if allowed or _medium_is_exact() else "highest")
+    torch.set_float32_matmul_precision("medium" if allowed else "highest")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def full_products() -> Iterator[None]:
+    """Within it, float32 products are formed in full, by the quicker of torch's two libraries.
+
+    For large products of few shapes: oneDNN, which on some processors is twice as fast, makes a program for every shape
+    that it meets, and keeps it.
+    """
+    with short_products(_medium_is_exact()):
+        yield
 
 
 @cache
@@ -69,8 +79,9 @@ class Cross:
 
     def add(self, left: Float[Tensor, "tokens m"], right: Float[Tensor, "tokens n"]) -> None:
         """Count these tokens in; anything not finite is an error of the model's, named by the caller."""
-        with short_products(self._short or left.dtype == right.dtype == torch.bfloat16):
-            self.total.addmm_(left.float().mT, right.float())
+        if bool(left.any()):  # before the first rounding nothing has drifted
+            with short_products(self._short or left.dtype == right.dtype == torch.bfloat16):
+                self.total.addmm_(left.float().mT, right.float())
         self.tokens += len(right)
 
     def merge(self, other: Cross) -> None:

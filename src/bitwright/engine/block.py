@@ -8,21 +8,20 @@ rows to make the next quantized stream. Both streams are on disk before the bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitwright.engine.choose import HeldOut, Writer
 from bitwright.engine.collect import Pair, Pass
+from bitwright.engine.notes import Notes
 from bitwright.engine.sensitivity import distribution, grid, remedies
 from bitwright.engine.stage import Outcome, StageRun
-from bitwright.engine.tape import Tape, plan_tape
+from bitwright.engine.tape import Held, Tape, plan_tape
 from bitwright.execute import StreamFile, TorchRunner, batches
-from bitwright.graph import Watch
 from bitwright.numerics import QTensor
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.plan import BlockJob, Step
@@ -73,9 +72,10 @@ def quantize_block(
         outcomes = [_data_free(step, weights) for step in job.steps]
         return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, weights, None, None))
     own = {name: tensor.clone() if name in planned else tensor for name, tensor in weights.items()}
-    tape = plan_tape(job, flow.behind.original.path.parent, flow.rows.count, flow.rows.length, runner.dtype)
-    block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own), tape)
-    advance(block, block.original, (flow.before.original, flow.behind.original), flow.rows, tape)
+    block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own))
+    held = Held(runner.weights, runner.dtype)
+    tape = plan_tape(job, flow.behind.original.path.parent, flow.rows.count, flow.rows.length, held)
+    block = enter(block, job, flow, tape)
     held_out = HeldOut(flow.before, flow.behind.original, flow.rows.kept_back)
     stage_run = StageRun(block, search, held_out, dict(weights))
     baseline = _nearest_error(job, block, held_out, weights)
@@ -88,10 +88,9 @@ def quantize_block(
         writer = Writer(block.quantized, job.block.name)
         for outcome in outcomes:
             writer.put_qtensor(outcome.step.linear.view, outcome.solution.qtensor)
+        _walk_again(block, job)
         error = held_out.error(block)
-    advance(block, block.quantized, (flow.before.quantized, flow.behind.quantized), flow.rows)
-    if tape is not None:
-        tape.delete()
+    leave(block, flow)
     return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, weights, error, baseline))
 
 
@@ -104,38 +103,55 @@ class Flow:
     behind: Pair
 
 
-def advance(
-    block: Pass, module: nn.Module, streams: tuple[StreamFile, StreamFile], rows: Rows, tape: Tape | None = None
-) -> None:
-    """Run all rows of a stream through a block, from the first file to the second; the tape notes what linears read."""
-    source, target = streams
-    name = block.runner.graph.blocks[block.index].name
-    parameters = {f"{name}.{key}": p for key, p in module.named_parameters()}
-    target.create()
+def enter(block: Pass, job: BlockJob, flow: Flow, tape: Tape | None = None) -> Pass:
+    """Run the original over all rows; the block with what that run left behind (the tape has been filled)."""
+    notes = Notes(tape)
     if tape is not None:
         tape.create()
+
+    def run(start: int, stop: int) -> Tensor:
+        block.runner.note_calls(stop - start, flow.rows.length)
+        return notes.run(block, flow.before.original.read(start, stop), start)
+
+    _write(block, run, flow.behind.original, flow.rows)
+    return replace(block, tape=notes.tape, passage=notes.passage(block, job, flow.before.quantized, flow.rows.all))
+
+
+def leave(block: Pass, flow: Flow) -> None:
+    """Run the quantized block over all rows, from where they are."""
+    _write(
+        block, lambda start, stop: block.output(flow.before.quantized, start, stop), flow.behind.quantized, flow.rows
+    )
+
+
+def replay(block: Pass, job: BlockJob, flow: Flow) -> None:
+    """Both streams behind a block whose weights are known, number for number as when they were found."""
+    block = enter(block, job, flow)
+    _walk_again(block, job)
+    leave(block, flow)
+
+
+def _walk_again(block: Pass, job: BlockJob) -> None:
+    """Take all rows from before the block to before its last stage, stopping where they stop when it is rounded."""
+    if block.passage is not None:
+        block.passage.restart()
+        for stage in job.stages:
+            block.passage.enter(stage)
+
+
+def _write(block: Pass, run: Callable[[int, int], Tensor], target: StreamFile, rows: Rows) -> None:
+    """Fill a stream file with what `run` gives for every batch of rows."""
+    target.create()
     for start, stop in rows.all:
-        block.runner.note_calls(stop - start, rows.length)
-        before = source.read(start, stop)
-        with ExitStack() as stack:
-            if tape is not None:
-                stack.enter_context(_taping(tape, parameters, start, stop - start))
-            output = block.runner.run(block.index, module, before)
+        output = run(start, stop)
         if not bool(torch.isfinite(output).all()):
+            dtype, name = block.runner.dtype, block.runner.graph.blocks[block.index].name
             row = start + int((~torch.isfinite(output)).flatten(1).any(1).nonzero()[0])
-            remedy = "" if before.dtype == torch.float32 else "; compute in float32 (--compute float32)"
+            remedy = "" if dtype == torch.float32 else "; compute in float32 (--compute float32)"
             what = f"{name}: its output for calibration row {row} is not finite"
-            raise ValueError(f"{what}; the model overflows in {before.dtype}{remedy}")
+            raise ValueError(f"{what}; the model overflows in {dtype}{remedy}")
         target.write(start, output)
     target.sync()
-
-
-def _taping(tape: Tape, parameters: Mapping[str, Tensor], start: int, rows: int) -> Watch:
-    return Watch(
-        parameters,
-        lambda view, read: tape.product(view, start, rows, read),
-        lambda view, other: tape.write(f"add:{view.name}", start, rows, other),
-    )
 
 
 def matrix_of(step: Step, weights: Mapping[str, Tensor]) -> Tensor:

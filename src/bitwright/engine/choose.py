@@ -42,8 +42,7 @@ class HeldOut:
     def _error(self, block: Pass, ranges: list[tuple[int, int]]) -> float:
         total, tokens = 0.0, 0
         for start, stop in ranges:
-            block.runner.note_calls(stop - start, self.behind.shape[1])
-            output = block.runner.run(block.index, block.quantized, self.before.quantized.read(start, stop)).float()
+            output = block.output(self.before.quantized, start, stop).float()
             total += float(relative_error(output, self.behind.read(start, stop).float()).sum(dtype=torch.float64))
             tokens += output.shape[0] * output.shape[1]
         error = total / max(1, tokens)

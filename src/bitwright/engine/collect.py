@@ -1,9 +1,10 @@
 """Looks at one stage of a block in both streams at once and sums what its solvers need.
 
 For every batch of rows the original block runs on the original stream and the half-quantized block on the quantized
-stream, both only as far as the stage goes. What the stage's linears read in the two is lined up token by token: the
-Gram matrix of the quantized input, its products with the drift of the input, and, for linears that write the stream,
-with the drift of the stream. Tokens that a router sent differ between the streams, so routed linears get a Gram alone.
+stream, both only as far as the stage goes, or what they would show is at hand (`tape.py`, `passage.py`). What the
+stage's linears read in the two is lined up token by token: the Gram matrix of the quantized input, its products with
+the drift of the input, and, for linears that write the stream, with the drift of the stream. Tokens that a router sent
+differ between the streams, so routed linears get a Gram alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.calib import Cross, Gram
+from bitwright.engine.passage import Passage
 from bitwright.engine.tape import Tape
 from bitwright.execute import StreamFile, TorchRunner
 from bitwright.graph import Enough, Watch, WeightView, run_watched
@@ -54,6 +56,19 @@ class Pass:
     original: nn.Module
     quantized: nn.Module
     tape: Tape | None = None
+    passage: Passage | None = None
+
+    def enter(self, stage: Stage) -> None:
+        """All stages before this one are rounded now."""
+        if self.passage is not None:
+            self.passage.enter(stage)
+
+    def output(self, stream: StreamFile, start: int, stop: int) -> Tensor:
+        """The quantized block's output for these rows of its stream."""
+        if self.passage is not None:
+            return self.passage.output((start, stop))
+        self.runner.note_calls(stop - start, stream.shape[1])
+        return self.runner.run(self.index, self.quantized, stream.read(start, stop))
 
 
 def by_input(stage: Stage) -> list[tuple[Step, ...]]:
@@ -91,7 +106,10 @@ def collect(
             before.recall(block.tape, start, stop)
         else:
             before.run(block.original, block, streams.original.read(start, stop))
-        after.run(block.quantized, block, streams.quantized.read(start, stop))
+        if block.passage is not None:
+            after.resume(block.passage, start, stop)
+        else:
+            after.run(block.quantized, block, streams.quantized.read(start, stop))
         for group, stats in zip(groups, found, strict=True):
             _add(group, stats, before, after, block)
     return found
@@ -164,6 +182,11 @@ class _Seen:
                 self.inputs[name] = [read]
             if added is not None:
                 self.added[name] = added
+
+    def resume(self, passage: Passage, start: int, stop: int) -> None:
+        """Take the same from rows that have been put aside before the stage."""
+        reads, self.added = passage.reads(self.steps, (start, stop))
+        self.inputs = {name: [read] for name, read in reads.items()}
 
     def _product(self, view: WeightView, read: Tensor) -> None:
         if view.name in self.steps:

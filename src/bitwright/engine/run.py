@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from bitwright.calib import short_products
-from bitwright.engine.block import BlockResult, Flow, Rows, advance, quantize_block
+from bitwright.calib import full_products
+from bitwright.engine.block import BlockResult, Flow, Rows, quantize_block, replay
 from bitwright.engine.collect import Pass
 from bitwright.engine.outside import store_outside
 from bitwright.engine.streams import Boundary
@@ -86,19 +86,26 @@ class Run:
             for i in range(first):
                 yield BlockDone(stored[i], 0.0, i, len(keys))
             if first < len(keys):
-                yield from self._from(first, keys)
+                yield from self._from(first, keys, stored)
             shutil.rmtree(self.folder / "streams", ignore_errors=True)
             store_outside(self.plan, self.source, self.folder)
 
-    def _from(self, first: int, keys: list[str]) -> Iterator[BlockDone]:
+    def _from(self, first: int, keys: list[str], stored: list[Any | None]) -> Iterator[BlockDone]:
+        """Compute what is missing; the streams are only run through stored blocks behind which something is missing."""
         shorter = self.dtype == torch.float32 and self.source.dtype == torch.bfloat16
         weights = self.source.dtype if shorter else self.dtype
         runner = TorchRunner(self.source, self.plan.graph, self.dtype, weights)
-        with short_products(allowed=False):
+        with full_products():
             boundary = self._boundary(first, keys, runner) if self.batches is not None else None
+        last = max(i for i, report in enumerate(stored) if report is None)
         for job in self.plan.blocks[first:]:
             started = time.monotonic()
-            with short_products(allowed=False):
+            if stored[job.index] is not None:
+                if boundary is not None and job.index < last:
+                    boundary = self._replay(job, runner, boundary)
+                yield BlockDone(stored[job.index], 0.0, job.index, len(keys))
+                continue
+            with full_products():
                 result, behind = self._block(job, keys, runner, boundary)
             report = _store(self.folder, keys[job.index], job, result)
             if boundary is not None:
@@ -156,10 +163,8 @@ class Run:
                 rounded[view.parameter] = weights[view.parameter].to(self.dtype, copy=True)
             view.read(rounded[view.parameter]).copy_(qtensors[step.name].dequantize())
         behind = before.at(job.index + 1)
-        modules = runner.block(job.index, weights), runner.block(job.index, rounded)
-        block = Pass(runner, job.index, *modules)
-        advance(block, block.original, (before.pair.original, behind.pair.original), self._rows())
-        advance(block, block.quantized, (before.pair.quantized, behind.pair.quantized), self._rows())
+        block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, rounded))
+        replay(block, job, Flow(self._rows(), before.pair, behind.pair))
         before.delete()
         return behind
 
@@ -212,9 +217,16 @@ def _digest(note: Path) -> Any:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Within it, a full disk and any other OSError is raised as the RunError that says what to do."""
+    """Within it, a full disk, any other OSError and a lack of memory are raised as a RunError that says what to do."""
     try:
         yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            raise RunError(
+                "there is not enough memory (`bitwright plan` prints how much is needed). Finished blocks are kept: "
+                "end other programs, or move to a larger machine, and run the same command again"
+            ) from error
+        raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise RunError(

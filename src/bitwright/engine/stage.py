@@ -103,6 +103,7 @@ class StageRun:
 
     def run(self, stage: Stage, streams: Pair, ranges: list[tuple[int, int]]) -> list[Outcome]:
         """The outcome of every step; the quantized block then holds the chosen weights."""
+        self.block.enter(stage)
         outcomes: list[Outcome] = []
         for portion in passes(by_input(stage)):
             needs = any(step.solver.needs_gram for group in portion for step in group)

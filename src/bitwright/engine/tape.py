@@ -2,12 +2,13 @@
 
 A block has few distinct inputs (four in most transformers) and few writers of the stream. Their values for all rows go
 to files beside the streams; a stage then reads them instead of running the original block up to that stage. Where the
-files would be too large the original is run anew for every stage, which gives the same numbers.
+files would be too large the original is run anew for every stage, which gives the same numbers. The next block writes
+over them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -46,23 +47,34 @@ class Tape:
         file = self.files.get(f"add:{name}")
         return None if file is None else file.read(start, stop).flatten(0, 1)
 
-    def product(self, view: WeightView, start: int, rows: int, values: Tensor) -> None:
-        """The callback for products."""
-        if self.leaders.get(view.name) == view.name:
-            self.write(f"in:{view.name}", start, rows, values)
+    def products(self, start: int, rows: int) -> Callable[[WeightView, Tensor], None]:
+        """The callback for the products of these rows."""
+
+        def note(view: WeightView, values: Tensor) -> None:
+            if self.leaders.get(view.name) == view.name:
+                self.write(f"in:{view.name}", start, rows, values)
+
+        return note
+
+    def adds(self, start: int, rows: int) -> Callable[[WeightView, Tensor], None]:
+        """The callback for what the outputs of these rows are added to."""
+        return lambda view, other: self.write(f"add:{view.name}", start, rows, other)
 
     def create(self) -> None:
         """Reserve the files."""
         for file in self.files.values():
             file.create()
 
-    def delete(self) -> None:
-        """Remove the files."""
-        for file in self.files.values():
-            file.path.unlink(missing_ok=True)
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What linears read, and what the stream is, as types."""
+
+    reads: torch.dtype
+    stream: torch.dtype
 
 
-def plan_tape(job: BlockJob, folder: Path, rows: int, length: int, dtype: torch.dtype) -> Tape | None:
+def plan_tape(job: BlockJob, folder: Path, rows: int, length: int, held: Held) -> Tape | None:
     """The tape of a block; None if there would be nothing to write or too much."""
     files: dict[str, StreamFile] = {}
     leaders: dict[str, str] = {}
@@ -73,9 +85,9 @@ def plan_tape(job: BlockJob, folder: Path, rows: int, length: int, dtype: torch.
         out, width = step.linear.view.shape
         leaders[step.name] = first.setdefault(step.linear.source, step.name)
         if leaders[step.name] == step.name:
-            files[f"in:{step.name}"] = StreamFile(folder / f"tape.{number}.in", (rows, length, width), dtype)
+            files[f"in:{step.name}"] = StreamFile(folder / f"tape.{number}.in", (rows, length, width), held.reads)
         if step.linear.writes_stream:
-            files[f"add:{step.name}"] = StreamFile(folder / f"tape.{number}.add", (rows, length, out), dtype)
+            files[f"add:{step.name}"] = StreamFile(folder / f"tape.{number}.add", (rows, length, out), held.stream)
     return Tape(files, leaders) if files and total_bytes(files.values()) <= _LIMIT else None
 
 

@@ -5,12 +5,15 @@
 
 from bitwright.execute.finite import NotFiniteError, check_finite
 from bitwright.execute.interpret import InterpretError, UnsupportedOperator, can_interpret, interpret
-from bitwright.execute.streams import StreamFile, batches
+from bitwright.execute.program import Program, Recorder
+from bitwright.execute.streams import StreamFile, batches, read_at, write_at
 from bitwright.execute.torch_runner import TorchRunner
 
 __all__ = [
     "InterpretError",
     "NotFiniteError",
+    "Program",
+    "Recorder",
     "StreamFile",
     "TorchRunner",
     "UnsupportedOperator",
@@ -18,4 +21,6 @@ __all__ = [
     "can_interpret",
     "check_finite",
     "interpret",
+    "read_at",
+    "write_at",
 ]

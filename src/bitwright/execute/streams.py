@@ -91,7 +91,7 @@ def write_at(file: BinaryIO, offset: int, values: Tensor) -> None:
 
 
 def _bytes_of(values: Tensor) -> memoryview:
-    return memoryview(values.reshape(-1).view(torch.uint8).numpy()) if values.numel() else memoryview(b"")
+    return values.reshape(-1).view(torch.uint8).numpy().data if values.numel() else memoryview(b"")
 
 
 def _reserve(file: BinaryIO, size: int) -> None:

@@ -27,7 +27,7 @@ _CHUNK = 24 << 20  # the chunk in which ranges are searched, with its errors
 _PORTION = 64 << 20  # float32 bytes of the rows that are solved at a time
 _PORTION_COPIES = 8  # of such rows: work, values, errors, spread scales and zeros
 _TALL_COPIES = 4  # float32 matrices of a stacked weight: itself, its target, two corrections
-_FORWARDS = 5  # runs of all rows through a block: both streams, one partial run per stage, held-out errors
+_FORWARDS = 4  # runs of all rows through a block: both streams, and some thirty versions on a tenth of the rows
 _SWEEPS = 6  # products out x in x in: feedback, four sweeps of the refinement, its refit
 _FACTORS = 8  # cubes of the inputs: the factors and the solution for the drift, in float64 at half the speed
 _COLUMN_SECONDS = 5e-5  # one column of one pass, whatever its height
@@ -53,6 +53,11 @@ class Types:
     def is_same(self) -> bool:
         """Whether weights are used as the file holds them."""
         return self.source == self.compute
+
+    @property
+    def read_bytes(self) -> int:
+        """Size of one number that a linear reads."""
+        return self.source.itemsize if self.keeps_matrices else self.compute.itemsize
 
     @property
     def keeps_matrices(self) -> bool:
@@ -122,18 +127,29 @@ def inputs(stage: Stage) -> list[tuple[Step, ...]]:
 
 
 def _stream_bytes(plan: Plan, rows: int, length: int, types: Types) -> int:
-    """Two pairs of streams, before and behind a block, and the tape of the widest block."""
+    """Two pairs of streams, before and behind a block, the tape of the widest block, and what is put aside of it."""
     if rows == 0:
         return 0
-    item = types.compute.itemsize
-    tape = max((_tape_bytes(job, rows * length * item) for job in plan.blocks), default=0)
-    return 4 * rows * length * stream_width(plan) * item + (tape if tape <= TAPE_BYTES else 0)
+    tokens, width = rows * length, stream_width(plan)
+    tape = max((tokens * _tape_bytes(job, types) for job in plan.blocks), default=0)
+    aside = max((tokens * _aside_bytes(job, width, types) for job in plan.blocks), default=0)
+    work = sum(size for size in (tape, aside, aside) if size <= TAPE_BYTES)
+    return 4 * tokens * width * types.compute.itemsize + work
 
 
-def _tape_bytes(job: BlockJob, channel_bytes: int) -> int:
+def _tape_bytes(job: BlockJob, types: Types) -> int:
+    """Bytes of one token."""
     leaders = {step.linear.source: step.linear.view.shape[1] for step in job.steps if not step.linear.routed}
     writers = [s.linear.view.shape[0] for s in job.steps if s.linear.writes_stream and not s.linear.routed]
-    return channel_bytes * (sum(leaders.values()) + sum(writers))
+    return types.read_bytes * sum(leaders.values()) + types.compute.itemsize * sum(writers)
+
+
+def _aside_bytes(job: BlockJob, width: int, types: Types) -> int:
+    """Bytes of one token before the stage that keeps most: what its linears read, and the stream. Experts keep none."""
+    if any(step.linear.routed for step in job.steps):
+        return 0
+    reads = [sum(group[0].linear.view.shape[1] for group in inputs(stage)) for stage in job.stages]
+    return types.read_bytes * max(reads, default=0) + types.compute.itemsize * width
 
 
 def _peak(plan: Plan, rows: int, length: int, types: Types) -> int:
@@ -245,7 +261,8 @@ def _block_seconds(job: BlockJob, tokens: int, types: Types, machine: Machine) -
             width = group[0].linear.view.shape[1]
             height = sum(step.linear.view.shape[0] for step in group)
             writers = sum(step.linear.view.shape[0] for step in group if step.linear.writes_stream)
-            sums += (1 if types.source == torch.bfloat16 else 2) * tokens * width * (2 * width + writers)
+            drift = min(width, sum(step.linear.view.shape[0] for step in group))
+            sums += tokens * width * (width + 2 * drift + 2 * writers)
             if any(step.solver.needs_gram for step in group):
                 solving += 2 * (_SWEEPS * height + 2 * writers) * width**2 + _FACTORS * width**3
                 columns += width * _SWEEPS

@@ -29,6 +29,12 @@ class Rule:
     def __post_init__(self) -> None:
         if self.match.startswith("kind:") and self.match[5:] not in KINDS:
             raise ValueError(f"rule {self.match!r}: a kind is one of {', '.join(KINDS)}")
+        spec = self.weights
+        if spec is not None and spec.format.low >= 0 and spec.zero is None:
+            raise ValueError(
+                f"rule {self.match!r}: {spec.format} holds no negative numbers, so negative weights would be lost; "
+                "give the spec a zero (asymmetric), or use a signed format"
+            )
 
     def matches(self, name: str, kind: str) -> bool:
         """Whether the rule decides about this weight; `*` decides about every linear and nothing else."""

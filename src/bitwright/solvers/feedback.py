@@ -166,7 +166,7 @@ class _Run:
             value = self.spec.format.nearest(scaled).sub_(zero).mul_(scale)
             torch.sub(column, value, out=errors[j - start]).div_(self.upper[j, j])
             if j + 1 < stop:
-                self.work[j + 1 : stop].addmm_(self.upper[j, j + 1 : stop, None], errors[j - start, None], alpha=-1)
+                self.work[j + 1 : stop].addcmul_(self.upper[j, j + 1 : stop, None], errors[j - start], value=-1)
 
 
 class _Columns:

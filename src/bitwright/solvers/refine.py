@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.calib import short_products
+from bitwright.calib import full_products
 from bitwright.numerics import Params, QTensor, assemble, stack_rows, store_params, to_scaled
 from bitwright.solvers.solver import Problem
 
@@ -23,7 +23,7 @@ _BLOCK = 32  # columns visited between two products with the Gram matrix; small,
 def refine(qtensor: QTensor, problem: Problem, damping: float, sweeps: int, refits: int) -> QTensor:
     """`sweeps` descents; or, `refits` times, a refit of the scales and then the descents."""
     parts = []
-    with short_products(allowed=False):
+    with full_products():
         for start, stop in problem.ranges:
             damped = Damped(problem.rows(start, stop), damping)
             part = descend(qtensor.rows(start, stop), damped, sweeps)
@@ -70,7 +70,7 @@ def descend(qtensor: QTensor, problem: Damped, sweeps: int) -> QTensor:
                 best = (spec.format.nearest(wanted / scale[k] + zero[k]) - zero[k]) * scale[k]
                 change = best - value[k]
                 changed += int(change.count_nonzero())
-                slope[k - start + 1 :].addmm_(gram[k, k + 1 : stop, None], change[None])
+                slope[k - start + 1 :].addcmul_(gram[k, k + 1 : stop, None], change)
                 error[k] += change
                 value[k] = best
         if changed < 1e-4 * value.numel():

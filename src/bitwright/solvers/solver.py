@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.calib import short_products
+from bitwright.calib import full_products
 from bitwright.numerics import QTensor, Spec, row_ranges, stack_rows
 
 _ROWS = 2048  # whose losses are summed at a time
@@ -69,7 +69,7 @@ def output_loss(error: Float[Tensor, "out in"], gram: Float[Tensor, "in in"] | N
     """tr(E H E'): the squared output error per token; the squared weight error where nothing is known of the inputs."""
     if gram is None:
         return sum(float(rows.double().square().sum()) for rows in error.split(_ROWS))
-    with short_products(allowed=False):
+    with full_products():
         return sum(float((rows @ gram.float()).mul_(rows).sum(dtype=torch.float64)) for rows in error.split(_ROWS))
 
 

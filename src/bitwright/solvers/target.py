@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.calib import short_products
+from bitwright.calib import full_products
 from bitwright.numerics.linalg import is_finite
 from bitwright.solvers.prepared import Prepared
 
@@ -68,7 +68,7 @@ def drift_solution(prepared: Prepared | None, cross: Float[Tensor, "m n"]) -> Fl
     if prepared is None:
         return None
     order, upper = prepared.permutation, prepared.factor.upper
-    with short_products(allowed=False):
+    with full_products():
         for rows in cross.split(max(1, (1 << 24) // len(order))):
             rows[:, order] = rows[:, order] @ upper.mT @ upper
     return cross if is_finite(cross) else None
@@ -80,5 +80,5 @@ def input_correction(
     """W C (H + lambda I)^-1 from the solution for C alone, which all weights of one input share."""
     if solved is None:
         return None
-    with short_products(allowed=False):
+    with full_products():
         return weight @ solved
