@@ -117,9 +117,9 @@ class Program:
             for place in places:
                 instruction = self.instructions[place]
                 values.update(zip(instruction.outputs, instruction.run(values), strict=True))
-                for number in {*instruction.inputs, *instruction.outputs}:
-                    if last.get(number, -1) <= place and number not in wanted:
-                        del values[number]
+                touched = {*instruction.inputs, *instruction.outputs}
+                for number in {one for one in touched if last.get(one, -1) <= place} - set(wanted):
+                    del values[number]
         return {number: values[number] for number in wanted}
 
 
