@@ -97,7 +97,11 @@ def observe(
     findings = (*check.findings(), *check_histograms(seen))
     fatal = [finding for finding in findings if finding.problem.is_fatal]
     if fatal:
-        raise CalibrationError(fatal[0].text)
+        maker = runner.network.producers.get(fatal[0].tensor)
+        whose = "" if maker is None else f", made by {maker.op} {maker.name}"
+        raise CalibrationError(
+            f"{fatal[0].text}{whose}; leave such samples out, or look at what that operator is given"
+        )
     found.findings = findings
     return found
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from bitwright.evaluate.error import EvaluateError
 from bitwright.evaluate.outputs import Runnable
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.store.hooks import here_on_path
+from bitwright.store.hooks import users_code
 from bitwright.store.onnx_source import OnnxSource, read_model
 
 RESAMPLES = 2000
@@ -109,7 +109,7 @@ def callable_model(network: Runnable | OnnxSource) -> Model:
 
 def _scores(metric: Metric, name: str, model: Model, which: str) -> Float[Tensor, "..."]:
     """What the metric returns for a model, float64: a scalar or a row of scores."""
-    with here_on_path(), torch.no_grad():
+    with users_code(f"--metric {name}, run on the {which},"), torch.no_grad():
         returned = metric(model)
     try:
         scores = torch.as_tensor(returned, dtype=torch.float64).detach().cpu()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -22,13 +23,13 @@ class HookError(ValueError):
 def load_hook(name: str) -> Callable[..., Any]:
     """What `package.module:function` names; raises HookError where there is no such thing to call.
 
-    Errors inside the module itself are raised as they are.
+    What the module itself raises while it is imported becomes one, too.
     """
     module_name, colon, attribute = name.partition(":")
     parts = (*module_name.split("."), *attribute.split("."))
     if not colon or not all(part.isidentifier() for part in parts):
         raise HookError(f"{name!r} names no function; write it as package.module:function")
-    with here_on_path():
+    with users_code(name):
         importlib.invalidate_caches()
         try:
             module = importlib.import_module(module_name)
@@ -58,6 +59,20 @@ def here_on_path() -> Iterator[None]:
     finally:
         if here in sys.path:
             sys.path.remove(here)
+
+
+@contextmanager
+def users_code(name: str) -> Iterator[None]:
+    """The user's own code runs in here: what it raises becomes a HookError that says where; errors of ours stay."""
+    with here_on_path():
+        try:
+            yield
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] == __name__.partition(".")[0]:
+                raise
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise HookError(f"{name} raised {said} (line {last.lineno} of {last.filename}); mend it there") from error
 
 
 def _not_found(name: str, module: str, error: ModuleNotFoundError) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bitwright.graph.network import Value
-from bitwright.store.hooks import HookError, here_on_path
+from bitwright.store.hooks import HookError, users_code
 from bitwright.store.sample_set import Feed, Samples, SamplesError, gather, stacking_of
 
 Batch = tuple[Tensor, ...] | dict[str, Tensor]
@@ -83,7 +83,7 @@ def run_loader(hook: Callable[..., Any], name: str, count: int | None = None) ->
     """
     batches: list[Batch] = []
     held = 0
-    with here_on_path():
+    with users_code(name):
         given = hook()
         if not isinstance(given, Iterable):
             raise HookError(f"{name}: gave a {type(given).__name__}; it must give batches that can be iterated over")

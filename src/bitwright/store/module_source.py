@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.store.files import tensors_digest
-from bitwright.store.hooks import HookError, here_on_path, load_hook
+from bitwright.store.hooks import HookError, here_on_path, load_hook, users_code
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.source_error import SourceError
 from bitwright.store.torch_module import CANNOT_TRACE, export_module
@@ -34,7 +34,7 @@ def module_source(name: str, example: Example, folder: Path) -> OnnxSource:
 
 def build_module(factory: Callable[..., Any], name: str) -> nn.Module:
     """What the factory returns, put in eval mode; HookError unless it is a module."""
-    with here_on_path():
+    with users_code(name):
         module = factory()
     if not isinstance(module, nn.Module):
         raise HookError(f"{name}: gave a {type(module).__name__}; it must give a torch.nn.Module")

@@ -63,7 +63,7 @@ def open_network(name: str, folder: Path, example: Example | None = None) -> Onn
                 )
             return module_source(name, example, folder)
         case ModelKind.CAUSAL:
-            raise SourceError(f"{name}: {kind.value}; it is quantized block by block, not as a whole network")
+            raise SourceError(_refusal(name))
     assert_never(kind)
 
 
@@ -78,5 +78,12 @@ def network_digest(name: str) -> str:
         case ModelKind.MODULE:
             return module_digest(build_module(load_hook(name), name))
         case ModelKind.CAUSAL:
-            raise SourceError(f"{name}: {kind.value}; it is quantized block by block, not as a whole network")
+            raise SourceError(_refusal(name))
     assert_never(kind)
+
+
+def _refusal(name: str) -> str:
+    return (
+        f"{name}: {ModelKind.CAUSAL.value}; it is quantized block by block, not as a whole network: take a recipe for "
+        "language models, such as w4a16"
+    )

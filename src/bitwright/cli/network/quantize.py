@@ -127,12 +127,24 @@ class Progress:
             err.print(f"{duration(time.monotonic() - self._started)}: {step.what} {step.done}/{step.total}")
 
 
+def show_floats(manifest: dict[str, Any]) -> None:
+    """How many operators are in integers, and which are not, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in manifest["float"].items():
+        reasons.setdefault(reason, []).append(name)
+    say(f"{len(manifest['roles'])} operators in integers, {len(manifest['float'])} in float")
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        say(f"  float: {', '.join(names[:3])}{more}: {reason}")
+
+
 def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False)
     table.add_row("before", size(data["bytes_original"]))
     table.add_row("after", size(data["bytes"]))
     table.add_row("time", f"{duration(data['seconds'])}, at most {size(data['peak_ram_bytes'])} of memory")
     show(table)
+    show_floats(data["manifest"])
     if data["delivery"] is not None:
         show_delivery(data["delivery"])
     path = data["artifact"]
