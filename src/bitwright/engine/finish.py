@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitwright.calib import Choice, outside
 from bitwright.engine.judge import Ranges
 from bitwright.engine.layer import Rounded
 from bitwright.engine.observe import Observed
@@ -32,6 +33,7 @@ def finish(task: Task, walked: Walked, notes: Mapping[str, Any], out: Path) -> Q
 
 def found_notes(task: Task, walked: Walked, observed: Observed, ranges: Ranges) -> dict[str, Any]:
     """What the run found, for the manifest."""
+    sources = task.plan.placement.sources(task.source.network())
     return {
         "findings": [finding.text for finding in observed.findings],
         "weights": {
@@ -47,6 +49,7 @@ def found_notes(task: Task, walked: Walked, observed: Observed, ranges: Ranges) 
             group: {
                 "rule": to_plain(choice.taken.rule),
                 "sqnr": None if math.isnan(choice.taken.sqnr) else choice.taken.sqnr,
+                "clipped": _clipped(observed, sources[group], choice),
             }
             for group, choice in ranges.choices.items()
         },
@@ -54,6 +57,13 @@ def found_notes(task: Task, walked: Walked, observed: Observed, ranges: Ranges) 
         "roles": {name: role.value for name, role in task.plan.placement.integer.items()},
         "float": dict(task.plan.placement.floats),
     }
+
+
+def _clipped(observed: Observed, values: Sequence[str], choice: Choice) -> float | None:
+    """The part of the values that lies outside the range; None where only their extremes are known."""
+    held = [observed.histograms[name] for name in values if name in observed.histograms]
+    count = sum(one.count for one in held)
+    return sum(outside(one, choice.taken.low, choice.taken.high) * one.count for one in held) / count if count else None
 
 
 def _corrected(source: OnnxSource, walked: Walked, out: Path) -> OnnxSource:

@@ -18,6 +18,8 @@ from pathlib import Path
 from string import Template
 
 from bitwright.report.changes import Change, best_changes
+from bitwright.report.network import compose_network, is_network
+from bitwright.report.network_records import NetworkPage
 from bitwright.report.read import read_manifest, read_run, read_scores
 from bitwright.report.records import Block, Calibration, Manifest, Run, Scores, Source
 from bitwright.report.summary import (
@@ -44,6 +46,7 @@ SCRIPTS = (
     "histograms.js",
     "lists.js",
     "table.js",
+    "network.js",
     "main.js",
 )
 # What could end the data block or start a tag; the result is the same JSON.
@@ -54,6 +57,7 @@ ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 class Page:
     """All that the page draws."""
 
+    kind: str
     version: str
     source: Source
     calibration: Calibration | None
@@ -73,10 +77,14 @@ class Page:
 def write_report(folder: Path, page: Path) -> None:
     """Writes one self-contained HTML page about the artifact in `folder`.
 
-    Reads manifest.json, and scores.json and run.json where they exist. Raises ValueError where the manifest is missing
-    or one of the files is not readable.
+    Reads manifest.json, and scores.json, run.json and delivery.json where they exist. Raises ValueError where the
+    manifest is missing or one of the files is not readable.
     """
-    content = compose(read_manifest(folder), read_scores(folder), read_run(folder))
+    content = (
+        compose_network(folder)
+        if is_network(folder)
+        else compose(read_manifest(folder), read_scores(folder), read_run(folder))
+    )
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_bytes(render(content).encode("utf-8"))
 
@@ -84,6 +92,7 @@ def write_report(folder: Path, page: Path) -> None:
 def compose(manifest: Manifest, scores: Scores | None, run: Run | None) -> Page:
     """The figures of the page."""
     return Page(
+        kind="language",
         version=manifest.version,
         source=manifest.source,
         calibration=manifest.calibration,
@@ -101,7 +110,7 @@ def compose(manifest: Manifest, scores: Scores | None, run: Run | None) -> Page:
     )
 
 
-def render(page: Page) -> str:
+def render(page: Page | NetworkPage) -> str:
     """The page as HTML."""
     style = read_template("style.css")
     script = '"use strict";\n{\n' + "\n".join(map(read_template, SCRIPTS)) + "}\n"

@@ -41,8 +41,6 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: not found, and a report needs it; give the folder that `bitwright quantize` wrote "
             f"(it holds manifest.json beside the safetensors files)"
         )
-    if entry.get("kind") == "network":
-        raise ValueError(f"{path}: a whole network, which has no page yet; delivery.json beside it has the figures")
     if (found := entry.get("format", FORMAT)) != FORMAT:
         raise ValueError(
             f"{path}: manifest format {found!r}, and this version of Bitwright reads format {FORMAT}; "

@@ -81,11 +81,11 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class KeptGroup:
-    """Tensors kept for one reason."""
+    """Tensors kept for one reason, or operators, which have no bytes of their own."""
 
     label: str
     reason: str
-    bytes: float
+    bytes: float | None
     members: tuple[Kept, ...]
 
 
@@ -173,4 +173,4 @@ def kept_groups(tensors: tuple[Kept, ...]) -> tuple[KeptGroup, ...]:
         KeptGroup(KEPT_LABELS.get(kind, kind), reason, sum(tensor.bytes for tensor in members), tuple(members))
         for (kind, reason), members in found.items()
     ]
-    return tuple(sorted(groups, key=lambda group: -group.bytes))
+    return tuple(sorted(groups, key=lambda group: -(group.bytes or 0)))

@@ -9,6 +9,7 @@ float.onnx           the float graph after edits and bias corrections, with the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,15 @@ def write_network(held: QuantizedNetwork, notes: Mapping[str, Any], folder: Path
         "weights": [_weight(weight) | notes["weights"].get(name, {}) for name, weight in held.weights.items()],
         "points": [_point(point) | notes["points"].get(point.group, {}) for point in held.points.values()],
         "integer": sorted(held.integer),
+        "float_bytes": float_bytes(held),
         "digests": digests,
     }
     write_json(folder / MANIFEST, manifest)
+
+
+def float_bytes(held: QuantizedNetwork) -> int:
+    """Size of the float file without the numbers that lie in codes beside it."""
+    return held.source.bytes - sum(4 * math.prod(weight.shape) for weight in held.weights.values())
 
 
 def claim(folder: Path, source: OnnxSource) -> None:

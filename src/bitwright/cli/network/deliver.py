@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from bitwright.export.onnx_forms import OnnxForm, export_onnx
 from bitwright.recipe.targets import Target, find_target
 from bitwright.store.artifact import ArtifactError
 from bitwright.store.files import file_digest, read_json, text_digest, write_json
-from bitwright.store.network_artifact import MANIFEST, read_manifest
+from bitwright.store.network_artifact import MANIFEST, float_bytes, read_manifest
 from bitwright.store.onnx_source import OnnxSource, read_model
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples
@@ -62,8 +61,7 @@ def file_bytes(file: Path) -> int:
 
 def stored_bytes(network: QuantizedNetwork, artifact: Path) -> int:
     """Size of the artifact's weights in codes, and of the float file without what they stand for."""
-    floats = sum(4 * math.prod(weight.shape) for weight in network.weights.values())
-    return (artifact / "weights.safetensors").stat().st_size + network.source.bytes - floats
+    return (artifact / "weights.safetensors").stat().st_size + float_bytes(network)
 
 
 def _files(file: Path) -> list[Path]:

@@ -70,7 +70,7 @@ def quantize_whole(options: NetworkOptions) -> None:
         file = None
         show_warning(f"not exported: {error}")
     seconds = time.monotonic() - started
-    note_run(options.output, seconds, peak.bytes)
+    note_run(options, seconds, peak.bytes)
     delivery = None
     if options.verify and file is not None:
         shown = samples or random_samples([source.network().values[name] for name in source.network().inputs], _SHOWN)
@@ -94,12 +94,13 @@ def quantize_whole(options: NetworkOptions) -> None:
         _show(options, data)
 
 
-def note_run(artifact: Path, seconds: float, peak_bytes: int) -> None:
+def note_run(options: NetworkOptions, seconds: float, peak_bytes: int) -> None:
     """Write run.json: times and host, which the manifest must not hold; not for a run that found all of it made."""
-    file, manifest = artifact / "run.json", artifact / "manifest.json"
+    file, manifest = options.output / "run.json", options.output / "manifest.json"
     if file.is_file() and file.stat().st_mtime_ns >= manifest.stat().st_mtime_ns:
         return
-    write_json(file, {"seconds": seconds, "blocks": [], "peak_bytes": peak_bytes, "host": host()})
+    model = Path(options.given.model).name
+    write_json(file, {"model": model, "seconds": seconds, "blocks": [], "peak_bytes": peak_bytes, "host": host()})
 
 
 def check_exports(recipe: NetworkRecipe, form: OnnxForm) -> None:

@@ -100,7 +100,7 @@ function drawLayers() {
   if (!known.length) return void host.append(html("p", { class: "quiet" }, "No layer errors recorded."));
   const kinds = [...new Set(known.map(row => row.kind))],
     label = shortKinds(kinds),
-    isSingle = kinds.length > MOST_ROWS;
+    isSingle = kinds.length > MOST_ROWS || DATA.kind === "network";
   const groups = isSingle
     ? [{ label: "all layers", rows: known }]
     : kinds.map(kind => ({ label: label(kind), rows: known.filter(row => row.kind === kind) }));

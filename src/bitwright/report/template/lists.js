@@ -55,7 +55,12 @@ function drawNotes() {
       "ul",
       { class: "items" },
       DATA.notes.map(note =>
-        html("li", {}, html("p", { class: "name" }, note.text), names(note.names, count(note.names.length, "place"))),
+        html(
+          "li",
+          {},
+          html("p", { class: "name" }, note.text),
+          note.names.length ? names(note.names, count(note.names.length, "place")) : null,
+        ),
       ),
     ),
   );
@@ -63,8 +68,13 @@ function drawNotes() {
 
 function drawKept() {
   const host = body("kept");
-  if (!DATA.kept.length) return void host.append(html("p", { class: "quiet" }, "None: every tensor was quantized."));
-  const heads = ["What", "Reason", "Bytes", "Tensors"].map((name, i) =>
+  if (DATA.kind === "network") {
+    section("kept-title").textContent = "Operators that stay float";
+    section("kept-about").textContent = "Each with its reason; all others run in integers on the target.";
+  }
+  if (!DATA.kept.length) return void host.append(html("p", { class: "quiet" }, "None: everything was quantized."));
+  const hasBytes = DATA.kept.some(group => group.bytes != null);
+  const heads = ["What", "Reason", hasBytes ? "Bytes" : "", "Number"].map((name, i) =>
     html("th", { class: i > 1 ? "num" : null }, name),
   );
   const lines = DATA.kept.map(group =>
@@ -77,12 +87,12 @@ function drawKept() {
         {},
         html("span", { class: "name" }, group.reason),
         names(
-          group.members.map(tensor => `${tensor.name}  ${shape(tensor.shape)}`),
+          group.members.map(kept => (kept.shape.length ? `${kept.name}  ${shape(kept.shape)}` : kept.name)),
           `${whole(group.members.length)} names`,
           2,
         ),
       ),
-      html("td", { class: "num" }, bytesText(group.bytes)),
+      html("td", { class: "num" }, hasBytes ? bytesText(group.bytes) : ""),
       html("td", { class: "num" }, whole(group.members.length)),
     ),
   );
@@ -101,7 +111,9 @@ function drawOrigin() {
     facts.push(
       [
         "Calibration",
-        `${count(calibration.rows ?? 0, "row")} of ${whole(calibration.length)}, ${whole(calibration.held_out)} held out`,
+        calibration.preprocessing == null
+          ? `${count(calibration.rows ?? 0, "row")} of ${whole(calibration.length)}, ${whole(calibration.held_out)} held out`
+          : `${count(calibration.rows ?? 0, "sample")}, ${calibration.preprocessing}`,
       ],
       ["Calibration digest", calibration.digest],
     );
