@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics import AbsMax
 from bitwright.recipe.forms import Activations
 from bitwright.recipe.network import NetworkRecipe, w4a4, w4a8
-from bitwright.solvers import AdaRound, BlockSolver, Brecq, Nearest, QDrop, Schedule
+from bitwright.solvers import Activation, AdaRound, BlockSolver, Brecq, Nearest, QDrop, Schedule
 from bitwright.store.network_artifact import read_manifest
 from bitwright.store.onnx_source import OnnxSource
-from bitwright.store.quantized import QuantizedNetwork
+from bitwright.store.quantized import QuantizedNetwork, StoredWeight
 from bitwright.store.sample_set import Samples, Stacking
+from bitwright.store.torch_module import export_module
 from networks import exported, network, sample
 
 SCHEDULE = Schedule(steps=120)
@@ -72,6 +74,8 @@ def test_presets_learn_and_the_same_samples_make_the_same_bytes(
     for file in ("manifest.json", "weights.safetensors", "float.onnx"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert steps[-1].what == "learn" and steps[-1].done == steps[-1].total
+    told = [step.done for step in steps[: len(steps) // 2] if step.what == "learn"]
+    assert told == sorted(told) and len(set(told)) > 10  # also while a segment is learned
 
 
 def test_steps_of_activations_are_learned_and_stored(tmp_path: Path) -> None:
@@ -114,3 +118,34 @@ def test_samples_that_cannot_share_a_batch_teach_nothing_and_the_manifest_says_s
 def test_learning_with_dynamic_activations_is_refused() -> None:
     with pytest.raises(ValueError, match="not learned with dynamic activations"):
         NetworkRecipe(activations=Activations.DYNAMIC, learn=Brecq())
+
+
+def test_a_small_layer_is_learned_nearly_as_well_as_the_best_of_all_its_roundings(tmp_path: Path) -> None:
+    """Eight weights on inputs that go together: 256 roundings, each tried on the outputs."""
+    generator = torch.Generator().manual_seed(4)
+    module = torch.nn.Linear(8, 1, bias=False).eval()
+    with torch.no_grad():
+        module.weight.copy_(torch.randn(1, 8, generator=generator))
+    inputs = torch.randn(128, 8, generator=generator) @ torch.randn(8, 8, generator=generator)
+    source = OnnxSource.open(export_module(module, (inputs[:2],), tmp_path / "layer.onnx").path)
+    (name,) = source.network().inputs
+    samples = Samples(128, "mixed", Stacking(True, None), lambda at: (str(at), {name: inputs[at : at + 1]}))
+    recipe = NetworkRecipe(edge_bits=3, solver=Nearest(AbsMax()), corrects_bias=False)
+    learned = replace(recipe, learn=AdaRound(Schedule(steps=200, batch=64)))
+    found = [
+        quantize_network(source, one, tmp_path / str(place), samples) for place, one in enumerate((recipe, learned))
+    ]
+    wanted = module(inputs).detach()
+    (start,), (weight,), (point,) = found[0].weights.values(), found[1].weights.values(), found[1].points.values()
+    assert point.params is not None
+    read = Activation(point.spec, point.params).apply(inputs)
+    step = float(start.scale)
+    below = (module.weight.detach()[0] / step).floor()
+    tried = [(below + torch.tensor(up)).clamp(-4, 3) * step for up in itertools.product((0.0, 1.0), repeat=8)]
+    best = min(float((read @ row[:, None] - wanted).square().mean()) for row in tried)
+
+    def loss(held: StoredWeight) -> float:
+        return float((read @ held.dequantize().reshape(8, 1) - wanted).square().mean())
+
+    assert loss(weight) < loss(start)
+    assert loss(weight) < 1.25 * best

@@ -9,8 +9,9 @@ that helps on samples that taught nothing, the whole only where the outputs of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -34,13 +35,14 @@ from bitwright.execute.node_walk import Change, NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Node
 from bitwright.graph.segments import Segment, segments
-from bitwright.solvers import BlockSolver, Choice, Piece, Reconstruction, RoundedWeight
+from bitwright.solvers import BlockSolver, Choice, Piece, Progress, Reconstruction, RoundedWeight
 from bitwright.solvers import Samples as Taught
 from bitwright.store.quantized import StoredPoint, StoredWeight
 from bitwright.store.sample_set import Samples
 
 LEARNED = 1024  # samples at most
 HELD = 1 << 30  # bytes of values at the ends of one segment; fewer samples where they would need more
+PERCENT = 100  # of a segment: what progress is told in, because a segment may take minutes
 HELD_OUT = 4  # every fourth sample decides what is kept
 
 
@@ -124,12 +126,16 @@ class _Learning:
         """Learn segment after segment."""
         streams = _Streams(self._batches(samples))
         place, total = 0, len(self._parts)
+
+        def tell(number: int, percent: int) -> None:
+            on_step(Step("learn", number * PERCENT + percent, total * PERCENT))
+
         for number, part in enumerate(self._parts):
             streams.wanted = [
                 self._runner.run({n: live[n] for n in part.reads}, part.makes) for live in streams.original
             ]
-            live_segment = self._learn(part, streams, number)
-            on_step(Step("learn", number + 1, total))
+            live_segment = self._learn(part, streams, number, partial(tell, number))
+            tell(number, PERCENT)
             if number + 1 < total:
                 self._advance(part, live_segment, streams, place)
             streams.advance({name for one in self._parts[number + 1 :] for name in one.reads})
@@ -152,7 +158,7 @@ class _Learning:
             raise _CannotLearnError("the samples have different shapes")
         return batches
 
-    def _learn(self, part: Segment, streams: _Streams, number: int) -> LiveSegment | None:
+    def _learn(self, part: Segment, streams: _Streams, number: int, tell: Callable[[int], None]) -> LiveSegment | None:
         """Learn one segment; what runs it as it is then, or None where only ONNX Runtime can run it."""
         live_segment = self._open(part)
         if live_segment is None or not _is_sound(live_segment, streams):
@@ -174,6 +180,7 @@ class _Learning:
             live_segment.offsets,
             {in_codes(name): activation_of(self.points[name]) for name in moving},
             seed=number,
+            progress=lambda seen: tell(_percent(seen)),
         )
         found = self.solver.reconstruct(problem)
         self._take(part, found.choice)
@@ -235,6 +242,11 @@ class _Learning:
         for node in part.nodes:
             walk.advance(node, changes.get(node.name, Change()))
         streams.quantized = walk.live
+
+
+def _percent(seen: Progress) -> int:
+    """How much of a segment is done; all of it only once it is judged."""
+    return PERCENT * (seen.step - 1) // seen.steps
 
 
 def _names(part: Segment) -> set[str]:
