@@ -130,6 +130,18 @@ def test_a_value_inside_a_subgraph_is_refused_with_the_node_it_belongs_to() -> N
         runner.run({"x": torch.zeros(1, 3), "c": torch.tensor(True)}, ["inner"])
 
 
+def test_sizes_that_the_network_computes_can_be_fed_to_what_resizes() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        graph (float[n, 1, 2, 2] x, float[n, 1, h, w] like) => (float[n, 1, h, w] y) {
+            sizes = Shape(like)
+            y = Resize(x, , , sizes)
+        }"""
+    )
+    feeds = {"x": torch.ones(2, 1, 2, 2), "sizes": torch.tensor([2, 1, 4, 6])}
+    assert OnnxRunner(model).run(feeds, ["y"])["y"].shape == (2, 1, 4, 6)
+
+
 def test_few_sessions_are_kept(source, feeds) -> None:
     runner = OnnxRunner(source)
     for name in inner(source):

@@ -190,7 +190,9 @@ class OnnxRunner:
                 return known
         value = self.network.values[name]
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
-        shape = None if value.shape is None else [None] * len(value.shape)
+        is_size = value.dtype == "int64" and value.shape is not None and len(value.shape) == 1
+        # A list of sizes is declared with its length: without it ONNX Runtime refuses a Resize to those sizes.
+        shape = value.shape if is_size or value.shape is None else [None] * len(value.shape)
         declared: onnx.ValueInfoProto = onnx.helper.make_tensor_value_info(name, kind, shape)
         return declared
 
