@@ -19,6 +19,7 @@ from bitwright.export.onnx_forms import OnnxForm, export_onnx
 from bitwright.export.onnx_nbits import Accuracy, export_nbits
 from bitwright.numerics import PER_ROW, PER_TENSOR, Int, MinMax, Spec, Tile, per_group, quantize
 from bitwright.numerics.absmax import AbsMax
+from bitwright.store import onnx_write
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import QuantizedNetwork, StoredWeight
 from export.packed_reader import packed_weights
@@ -160,3 +161,39 @@ def test_the_form_follows_from_the_network(tmp_path: Path) -> None:
         ops[form] = {node.op_type for node in onnx.load(tmp_path / f"{form.value}.onnx").graph.node}
     assert "DequantizeLinear" in ops[OnnxForm.STANDARD]
     assert "MatMulNBits" in ops[OnnxForm.NBITS]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_external_data_stay_external_and_the_numbers_the_same(tmp_path: Path, form: str) -> None:
+    inside = quantized(opened(tmp_path, 128), spec_of(8, per_group(32), True))
+    onnx.save(
+        onnx.load(tmp_path / "m.onnx"),
+        tmp_path / "e.onnx",
+        save_as_external_data=True,
+        location="e.bin",
+        size_threshold=0,
+    )
+    beside = quantized(OnnxSource.open(tmp_path / "e.onnx"), spec_of(8, per_group(32), True))
+    FORMS[form](inside, tmp_path / "one" / "w.onnx")
+    FORMS[form](beside, tmp_path / "two" / "w.onnx")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["w.onnx"]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["w.onnx", "w.onnx.data"]
+    light = onnx.load(tmp_path / "two" / "w.onnx", load_external_data=False)
+    assert any(tensor.data_location == TensorProto.EXTERNAL for tensor in light.graph.initializer)
+    one, two = (packed_weights(onnx.load(tmp_path / folder / "w.onnx")) for folder in ("one", "two"))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_that_outgrows_what_onnx_can_hold_gets_its_data_beside(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = quantized(opened(tmp_path, 256), spec_of(4, per_group(32), True))
+    monkeypatch.setattr(onnx_write, "LARGEST_FILE", onnx_write.ROOM_FOR_GRAPH + 2048)
+    FORMS[form](held, tmp_path / "w.onnx")
+    assert (tmp_path / "w.onnx.data").is_file()
+    found = packed_weights(onnx.load(tmp_path / "w.onnx"))
+    for name, weight in held.weights.items():
+        assert np.array_equal(found[f"{name}.codes"].astype(np.float32), weight.qtensor.dequantize().T.numpy())
+    x = torch.randn(2, 256, generator=torch.Generator().manual_seed(1))
+    assert OnnxSession(tmp_path / "w.onnx").run({"x": x})["y"].shape == (2, ROWS)

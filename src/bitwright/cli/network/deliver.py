@@ -152,7 +152,11 @@ def _words(trial: Mapping[str, Any]) -> list[str]:
         + f"; {integer} operators in integers, {floats} in float ({names})"
     )
     exact = [one["original_db"] for one in trial["exact"] if one["original_db"] is not None]
-    beside = [f"  {min(exact):.1f} dB with activations in float32, not rounded to 8 bits"] if exact else []
+    beside = (
+        [f"  {min(exact):.1f} dB with activations in float32, not rounded to 8 bits"]
+        if exact and min(exact) != original
+        else []
+    )
     times = [
         f"  {one['speedup']:.2f}x {one['against']} at batch {one['batch']} ({one['milliseconds']:.3g} ms against "
         f"{one['milliseconds_against']:.3g}; 95% interval {one['low']:.2f} to {one['high']:.2f})"
