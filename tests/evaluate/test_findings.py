@@ -88,6 +88,14 @@ def test_a_cause_may_be_the_machine(machine: Machine, is_signed: bool, text: str
     assert text in found
 
 
+def test_signed_activations_are_a_cause_where_they_kept_an_operator_in_float_too() -> None:
+    conv = Operator("conv", "Conv", Kind.FLOAT, "not fused", 1.0, is_linear=True, is_unfused=True, is_signed=True)
+    old = Machine("old", "x86_64", 1, False)
+    found = said(operators=(conv,), latencies=(timed(0.5, 0.4, 0.6),), machine=old, why=())
+    assert "signed activations" in found[-1]
+    assert "VNNI" not in found[-1]  # nothing ran in integers
+
+
 def test_unfused_products_are_a_warning_even_where_the_file_is_fast() -> None:
     convs = tuple(
         Operator(f"conv{i}", "Conv", Kind.FLOAT, "not fused", 1.0, is_linear=True, is_unfused=True) for i in range(5)

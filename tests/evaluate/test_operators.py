@@ -50,6 +50,18 @@ def test_a_float_operator_is_given_its_reason(nodes: list[Executed], reason: str
     assert reason in found.reason
 
 
+def test_codes_that_the_engine_changed_on_one_side_only_are_told_by_the_types_of_the_file() -> None:
+    nodes = [*INPUT, *WEIGHT, *CONV, quantized("y", "z", "int8")]
+    for types, reason, is_signed in (
+        ({"int8"}, "made only some of the file's int8 codes unsigned", True),
+        ({"int8", "uint8"}, "quantize to one type", False),
+        (set(), "quantize to one type", False),
+    ):
+        (found,) = [one for one in operators_of(nodes, frozenset(types)) if one.name == "y"]
+        assert reason in found.reason and found.is_unfused
+        assert found.is_signed == is_signed
+
+
 @pytest.mark.parametrize(
     ("node", "kind"),
     [

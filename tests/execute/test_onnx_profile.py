@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import parser
 
-from bitwright.execute.onnx_profile import OnnxSession, check_file, executed
+from bitwright.execute.onnx_profile import OnnxSession, check_file, code_types, executed
 from bitwright.execute.onnx_runner import OnnxRunner, RunError
 from networks import exported, network, sample
 
@@ -89,3 +89,21 @@ def test_a_batch_that_does_not_fit_is_an_error(branches: Path) -> None:
         session.run({"x": torch.rand(2, 4), "flag": torch.tensor(True)})
     with pytest.raises(RunError, match="x: bfloat16 cannot be handed"):
         session.run({"x": torch.rand(2, 3).bfloat16(), "flag": torch.tensor(True)})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "opset", "types"),
+    [
+        ("y = Relu(x)", 17, set()),
+        ("y = QuantizeLinear(x, scale)", 17, {"uint8"}),
+        ("y = QuantizeLinear(x, scale, signed)", 17, {"int8"}),
+        ("y = QuantizeLinear <output_dtype = 3> (x, scale)", 21, {"int8"}),
+        ("a = QuantizeLinear(x, scale, signed) y = QuantizeLinear(x, scale)", 17, {"int8", "uint8"}),
+    ],
+)
+def test_types_of_codes_are_those_that_the_file_says(tmp_path: Path, nodes: str, opset: int, types: set[str]) -> None:
+    kind = "float[n]" if not types else "int8[n]" if types == {"int8"} else "uint8[n]"
+    constants = "<float scale = {0.5}, int8 signed = {0}>"
+    text = f'<ir_version: 9, opset_import: ["" : {opset}]> g (float[n] x) => ({kind} y) {constants} {{ {nodes} }}'
+    onnx.save(parser.parse_model(text), tmp_path / "q.onnx")
+    assert code_types(tmp_path / "q.onnx") == types

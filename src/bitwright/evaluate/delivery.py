@@ -23,7 +23,7 @@ from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.evaluate.operators import Operator, causes, count, openvino_causes, openvino_operators, operators_of
 from bitwright.evaluate.side_by_side import Job, agreements, latencies
 from bitwright.execute import openvino_session
-from bitwright.execute.onnx_profile import VERSION, OnnxSession, check_file, executed, holds_float8
+from bitwright.execute.onnx_profile import VERSION, OnnxSession, check_file, code_types, executed, holds_float8
 from bitwright.execute.onnx_runner import RunError
 from bitwright.execute.openvino_session import OpenVinoSession
 
@@ -131,7 +131,7 @@ def _in_onnx_runtime(job: Job, machine: Machine) -> _Outcome:
     try:
         session = OnnxSession(job.delivered, job.threads)
         outputs = agreements(job, session, floats)
-        operators = operators_of(executed(job.delivered, job.feeds[0], job.threads))
+        operators = operators_of(executed(job.delivered, job.feeds[0], job.threads), code_types(job.delivered))
         is_packed = any(one.op == "MatMulNBits" for one in operators)
         exact = agreements(job, OnnxSession(job.delivered, job.threads, exact=True), floats) if is_packed else ()
     except RunError as error:

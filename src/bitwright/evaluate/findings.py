@@ -93,12 +93,12 @@ def _of_operators(operators: Sequence[Operator]) -> Iterator[str]:
 
 
 def _of_machine(operators: Sequence[Operator], machine: Machine) -> Iterator[str]:
-    linear = [one for one in operators if one.is_linear and one.kind is Kind.INTEGER]
+    linear = [one for one in operators if one.is_linear and (one.kind is Kind.INTEGER or one.is_unfused)]
     if not machine.is_x86 or not linear:
         return
     if any(one.is_signed for one in linear):
         yield "signed activations, while x86 multiplies unsigned with signed integers: quantize for an x86 target"
-    if machine.has_vnni is False:
+    if machine.has_vnni is False and any(one.kind is Kind.INTEGER for one in linear):
         yield f"{machine.name} has no VNNI, so that integer products take several steps"
 
 

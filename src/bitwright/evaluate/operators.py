@@ -82,12 +82,12 @@ class Operator:
     microseconds: float
     is_linear: bool = False
     is_unfused: bool = False
-    is_signed: bool = False  # in integers, and what it reads is signed
+    is_signed: bool = False  # what it reads is signed: in integers, or in the file where it stayed float
 
 
-def operators_of(nodes: Sequence[Executed]) -> tuple[Operator, ...]:
-    """Every operator of ONNX Runtime's optimised graph, in its order."""
-    surroundings = _Surroundings(nodes)
+def operators_of(nodes: Sequence[Executed], file_types: frozenset[str] = frozenset()) -> tuple[Operator, ...]:
+    """Every operator of ONNX Runtime's optimised graph, in its order. `file_types`: of the codes in the file itself."""
+    surroundings = _Surroundings(nodes, file_types)
     return tuple(surroundings.operator(node) for node in nodes)
 
 
@@ -112,7 +112,8 @@ def _openvino_operator(node: Executed) -> Operator:
 class _Surroundings:
     """The nodes with who makes and who reads each value."""
 
-    def __init__(self, nodes: Sequence[Executed]) -> None:
+    def __init__(self, nodes: Sequence[Executed], file_types: frozenset[str]) -> None:
+        self.is_signed = file_types == {"int8"}
         self.makers = {value: node for node in nodes for value in node.outputs if value}
         self.readers: dict[str, list[Executed]] = {}
         for node in nodes:
@@ -123,7 +124,7 @@ class _Surroundings:
     def operator(self, node: Executed) -> Operator:
         kind = Kind.QUANTIZER if node.outputs[0] in self.rescaling else _kind(node)
         reason, is_unfused = self._why(node) if kind is Kind.FLOAT else ("", False)
-        is_signed = kind is Kind.INTEGER and node.reads[:1] == ("int8",)
+        is_signed = self.is_signed if is_unfused else kind is Kind.INTEGER and node.reads[:1] == ("int8",)
         return Operator(
             name=node.name,
             op=node.op,
@@ -155,6 +156,8 @@ class _Surroundings:
         if not any(reader.op == "QuantizeLinear" for name in node.outputs for reader in self.readers.get(name, ())):
             return f"{place}quantizers not fused: its inputs are dequantized, but its output is not quantized", True
         types = self._types(node, reads)
+        if len(types) > 1 and self.is_signed:
+            return f"{place}quantizers not fused: ONNX Runtime made only some of the file's int8 codes unsigned", True
         if len(types) > 1:
             return f"{place}quantizers not fused: their codes are {' and '.join(types)}; quantize to one type", True
         return f"{place}quantizers not fused: it is quantized on both sides, in a form that the engine lacks", True

@@ -23,6 +23,7 @@ from onnx import GraphProto, TensorProto
 from torch import Tensor
 
 from bitwright.execute.onnx_runner import FAILURES, RunError
+from bitwright.graph.onnx import constants_of, dtype_name, inner_nodes
 
 VERSION: str = onnxruntime.__version__
 PROFILED_RUNS = 5
@@ -66,6 +67,20 @@ def holds_float8(path: Path) -> bool:
     """Whether a file stores numbers as 8-bit floats, whose products no engine here computes as such."""
     stored = onnx.load_model(path, load_external_data=False).graph.initializer
     return any(tensor.data_type in FLOAT8 for tensor in stored)
+
+
+def code_types(path: Path) -> frozenset[str]:
+    """The element types of the codes that the QuantizeLinear nodes of a file make, as the file says it."""
+    model = onnx.load_model(path, load_external_data=False)
+    stored = constants_of(model)
+    found = set()
+    for node in (*model.graph.node, *(inner for inner, _ in inner_nodes(model))):
+        if node.op_type != "QuantizeLinear":
+            continue
+        asked = next((int(one.i) for one in node.attribute if one.name == "output_dtype"), 0)
+        zero = stored.get(node.input[2]) if len(node.input) > 2 else None
+        found.add(dtype_name(asked or (zero.data_type if zero is not None else onnx.TensorProto.UINT8)))
+    return frozenset(found)
 
 
 @final
