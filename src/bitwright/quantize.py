@@ -15,6 +15,7 @@ from bitwright.recipe.plan import Plan, PlanError, Stored, make_plan
 from bitwright.recipe.recipe import Recipe
 from bitwright.store.artifact import Artifact, open_artifact
 from bitwright.store.batches import Batches
+from bitwright.store.lock import only_run
 from bitwright.store.source import Source, open_source
 
 
@@ -60,9 +61,11 @@ def quantize(
     if plan.needs_data and batches is None:
         raise PlanError("this recipe's solver needs calibration data: give a text, or use a recipe with Nearest")
     run = Run(plan, source, batches, out, resources.compute or compute_type())
-    for done in run.blocks():
-        on_block(done)
-    write_manifest(plan, source, batches, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_run(out):
+        for done in run.blocks():
+            on_block(done)
+        write_manifest(plan, source, batches, out)
     return open_artifact(out)
 
 

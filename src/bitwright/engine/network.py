@@ -24,6 +24,7 @@ from bitwright.engine.walk import Task, round_weights, walk_weights
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.network import NetworkRecipe, plan_network
+from bitwright.store.lock import only_run
 from bitwright.store.network_artifact import MANIFEST, claim, is_made, open_network
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import QuantizedNetwork
@@ -48,11 +49,19 @@ def quantize_network(
         )
     claim(out, source)
     made_of = _made_of(source, recipe, samples)
-    if is_made(out, made_of):
-        return open_network(out)
-    (out / MANIFEST).unlink(missing_ok=True)
-    if samples is None:
-        return _without_samples(source, recipe, out, made_of, on_step)
+    with only_run(out):
+        if is_made(out, made_of):
+            return open_network(out)
+        (out / MANIFEST).unlink(missing_ok=True)
+        if samples is None:
+            return _without_samples(source, recipe, out, made_of, on_step)
+        return _with_samples(source, recipe, out, samples, made_of, on_step)
+
+
+def _with_samples(
+    source: OnnxSource, recipe: NetworkRecipe, out: Path, samples: Samples, made_of: dict[str, Any], on_step: OnStep
+) -> QuantizedNetwork:
+    """The run itself, phase by phase."""
     prepared = prepare(source, recipe, samples, out, on_step)
     plan = plan_network(prepared.source.network(), recipe)
     runner = OnnxRunner(prepared.source)
