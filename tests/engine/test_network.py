@@ -16,7 +16,7 @@ from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_qdq import export_qdq
 from bitwright.recipe.network import NetworkPlanError, NetworkRecipe, find_network_recipe
 from bitwright.store.artifact import ArtifactError
-from bitwright.store.network_artifact import open_network, read_manifest
+from bitwright.store.network_artifact import claim, open_network, read_manifest
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.sample_set import Samples, Stacking
 from networks import exported, network, sample
@@ -147,3 +147,12 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="another output folder"):
         quantize_network(source, NetworkRecipe(), source.path.parent, samples)
     assert [path.name for path in out.iterdir()] == ["plan.json"]
+
+
+def test_what_a_killed_run_left_behind_does_not_stop_the_next(tmp_path: Path) -> None:
+    source = exported(network("residual"), tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("draft.onnx", "draft.onnx.data", "float.onnx.part"):
+        (out / name).write_bytes(b"cut off")
+    claim(out, source)
