@@ -20,6 +20,7 @@ from bitwright.engine.learn import learn_rounding
 from bitwright.engine.observe import Observed, observe, points_of_each
 from bitwright.engine.prepare import prepare, without_trials
 from bitwright.engine.progress import OnStep, Step, ignore
+from bitwright.engine.relief import Relief, Relieved
 from bitwright.engine.walk import Task, round_weights, walk_weights
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics.plain import to_plain
@@ -75,14 +76,18 @@ def _with_samples(
     )
     judge = Judge(runner, held_out(samples))
     ranges = best_ranges(plan, runner, observed, recipe.ranges, judge)
-    task = Task(prepared.source, recipe, plan, ranges.points)
+    relieved = Relieved(plan, ranges)
+    if recipe.relief and ranges.points:
+        relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, recipe, reasons))
+        relieved = relief.relieve(plan, ranges)
+    task = Task(prepared.source, recipe, relieved.plan, relieved.ranges.points)
     walked = walk_weights(task, samples, on_step)
-    notes = made_of | {"edits": prepared.edits}
+    notes = made_of | {"edits": prepared.edits, "relief": dict(relieved.reasons)}
     if recipe.learn is not None:
         learned = learn_rounding(task, walked, samples, judge, on_step)
         task, walked = replace(task, points=learned.points), learned.walked
         notes |= {"learned": learned.notes}
-    return finish(task, walked, notes | found_notes(task, walked, observed, ranges), out)
+    return finish(task, walked, notes | found_notes(task, walked, observed, relieved.ranges), out)
 
 
 def _without_samples(
@@ -95,7 +100,7 @@ def _without_samples(
     task = Task(edited, recipe, plan, points)
     walked = round_weights(task, on_step)
     notes = found_notes(task, walked, observed, Ranges(points, choices, ()))
-    return finish(task, walked, made_of | {"edits": {}} | notes, out)
+    return finish(task, walked, made_of | {"edits": {}, "relief": {}} | notes, out)
 
 
 def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples | None) -> dict[str, Any]:

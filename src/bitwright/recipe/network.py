@@ -45,6 +45,9 @@ class NetworkRecipe:
     Edits of the float network, each taken only where held-out outputs come out no worse: `equalize` balances channels
     across layers, `absorb` moves what is always there in an activation into biases, `smooth` moves outlier channels of
     activations into weights, by that of these alphas (0 to 1) that serves best.
+
+    `relief`: where one value in codes alone makes a third or more of the outputs' error, the operators around it stay
+    float if they make at most a tenth of the network's products.
     """
 
     weight_bits: int = 8
@@ -63,6 +66,7 @@ class NetworkRecipe:
     equalize: bool = False
     absorb: bool = False
     smooth: tuple[float, ...] = ()
+    relief: bool = False
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -120,13 +124,18 @@ class NetworkPlanError(ValueError):
     """The recipe cannot work on this network; says why and what to change."""
 
 
-def plan_network(network: Network, recipe: NetworkRecipe) -> NetworkPlan:
-    """What the recipe comes to on a network; NetworkPlanError where nothing would run in integers."""
+def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str, str] | None = None) -> NetworkPlan:
+    """What the recipe comes to on a network; NetworkPlanError where nothing would run in integers.
+
+    `relieved`: nodes that stay float beside those the recipe names, and why.
+    """
     target = find_target(recipe.target)
     unknown = sorted(set(recipe.keep) - {node.name for node in network.nodes})
     if unknown:
         raise NetworkPlanError(f"{unknown[0]}: asked to stay float, but the network has no node of this name")
-    placement = _placed(network, recipe, target, dict.fromkeys(recipe.keep, "asked to stay float"))
+    placement = _placed(
+        network, recipe, target, dict.fromkeys(recipe.keep, "asked to stay float") | dict(relieved or {})
+    )
     linear = [node for node in network.nodes if placement.integer.get(node.name) is Role.LINEAR]
     if not linear:
         reasons = sorted(set(placement.floats.values()))
@@ -193,29 +202,33 @@ def _wider(placement: Placement, linear: list[Node], edges: set[str], spec: Spec
 
 def int8(target: str = "x86-vnni") -> NetworkRecipe:
     """8-bit weights, one scale per output channel, and 8-bit activations."""
-    return NetworkRecipe(target=target)
+    return NetworkRecipe(target=target, relief=True)
 
 
 def int8_per_tensor(target: str = "x86-vnni") -> NetworkRecipe:
     """8-bit weights with one scale for a whole weight, which takes channels that are balanced; 8-bit activations."""
-    return NetworkRecipe(target=target, per_channel=False, equalize=True, absorb=True)
+    return NetworkRecipe(target=target, per_channel=False, equalize=True, absorb=True, relief=True)
 
 
 def int8_smooth(target: str = "x86-vnni") -> NetworkRecipe:
     """As int8, with outlier channels of activations moved into the weights that read them."""
-    return NetworkRecipe(target=target, smooth=(0.3, 0.5, 0.7))
+    return NetworkRecipe(target=target, smooth=(0.3, 0.5, 0.7), relief=True)
 
 
 def w4a8(target: str = "x86-vnni") -> NetworkRecipe:
     """4-bit weights with learned rounding and 8-bit activations; the first and last linear operator in 8 bits."""
     return NetworkRecipe(
-        weight_bits=4, target=target, solver=Feedback(fitter=AbsMse(), sweeps=4), learn=Brecq(point_rate=0.0)
+        weight_bits=4,
+        target=target,
+        solver=Feedback(fitter=AbsMse(), sweeps=4),
+        learn=Brecq(point_rate=0.0),
+        relief=True,
     )
 
 
 def w4a4(target: str = "x86-vnni") -> NetworkRecipe:
     """4-bit weights and activations, both learned; the first and last linear operator in 8 bits."""
-    return replace(w4a8(target), activation_bits=4, learn=QDrop(Schedule(steps=1500)))
+    return replace(w4a8(target), activation_bits=4, relief=False, learn=QDrop(Schedule(steps=1500)))
 
 
 def int8_dynamic(target: str = "x86-vnni") -> NetworkRecipe:

@@ -1,0 +1,81 @@
+"""Relief: the one value that spoils the outputs is found, and what is around it stays float if that is cheap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from bitwright.calib import MinMaxRange
+from bitwright.engine.judge import Judge, Ranges, best_ranges, held_out
+from bitwright.engine.observe import observe
+from bitwright.engine.relief import Relief
+from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.numerics import Params
+from bitwright.recipe.network import NetworkPlan, int8, plan_network
+from bitwright.store.sample_set import Samples, Stacking
+from networks import exported, network, sample
+
+
+def started(tmp_path: Path) -> tuple[Relief, NetworkPlan, Ranges]:
+    """The residual network with ranges from extremes."""
+    runner = OnnxRunner(exported(network("residual", 0), tmp_path, "residual"))
+    held: Tensor = sample(network("residual", 0), 48, 0)[0]
+
+    def read(index: int) -> tuple[str, dict[str, Tensor]]:
+        return str(index), {runner.network.inputs[0]: held[index : index + 1]}
+
+    samples = Samples(48, "random", Stacking(True, None), read)
+    plan = plan_network(runner.network, int8())
+    values = [v for some in plan.placement.sources(runner.network).values() for v in some]
+    observed = observe(runner, list(dict.fromkeys(values)), samples.batches(16))
+    judge = Judge(runner, held_out(samples))
+    relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, int8(), reasons))
+    return relief, plan, best_ranges(plan, runner, observed, (MinMaxRange(),), judge)
+
+
+def spoiled(ranges: Ranges, value: str) -> Ranges:
+    """The same with a step sixteen times as large at one value."""
+    point = ranges.points[value]
+    coarse = replace(point, params=Params(point.params.scale * 16, point.params.zero))
+    return replace(ranges, points={**ranges.points, value: coarse})
+
+
+def read_by_last(relief: Relief) -> str:
+    """What the cheap last operator reads."""
+    return relief.runner.network.nodes[-1].inputs[0]
+
+
+def test_a_value_that_makes_most_of_the_error_is_relieved_and_named(tmp_path: Path) -> None:
+    relief, plan, ranges = started(tmp_path)
+    value, last = read_by_last(relief), relief.runner.network.nodes[-1]
+    bad = spoiled(ranges, value)
+    found = relief.relieve(plan, bad)
+    assert last.name in found.reasons and value in found.reasons[last.name] and "%" in found.reasons[last.name]
+    assert last.name in found.plan.placement.floats and last.name not in found.plan.placement.integer
+    assert last.inputs[1] not in [step.name for step in found.plan.weights]
+    before = relief.judge.noise(relief.runner, bad.points)
+    assert relief.judge.noise(relief.runner, found.ranges.points) <= 0.75 * before
+
+
+def test_what_takes_more_than_a_tenth_of_the_products_stays_in_integers(tmp_path: Path) -> None:
+    relief, plan, ranges = started(tmp_path)
+    first = next(node for node in relief.runner.network.nodes if node.op == "Conv")
+    found = relief.relieve(plan, spoiled(ranges, first.inputs[0]))
+    assert found.reasons == {} and found.plan is plan
+
+
+def test_where_the_error_comes_from_everywhere_nothing_is_relieved(tmp_path: Path) -> None:
+    relief, _, ranges = started(tmp_path)
+    alone = [relief.judge.noise(relief.runner, {name: point}) for name, point in ranges.points.items()]
+    assert max(alone) < relief.judge.noise(relief.runner, ranges.points) * 0.9
+    culprits = relief._culprits(ranges.points, 3.1 * max(alone))
+    assert culprits == []
+
+
+def test_relief_that_does_not_help_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relief, plan, ranges = started(tmp_path)
+    monkeypatch.setattr(Judge, "noise", lambda self, runner, points: 1.0 if points else 0.0)
+    assert relief.relieve(plan, ranges).reasons == {}
