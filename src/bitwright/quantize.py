@@ -61,7 +61,6 @@ def quantize(
     if plan.needs_data and batches is None:
         raise PlanError("this recipe's solver needs calibration data: give a text, or use a recipe with Nearest")
     run = Run(plan, source, batches, out, resources.compute or compute_type())
-    out.mkdir(parents=True, exist_ok=True)
     with only_run(out):
         for done in run.blocks():
             on_block(done)

@@ -18,9 +18,14 @@ def planned(model: Path, *options: object) -> dict[str, object]:
     return data
 
 
-def test_the_plan_is_what_the_run_does(residual: tuple[Path, Path], quantized: Path) -> None:
-    data = planned(residual[0], "-r", "int8")
-    manifest = json.loads((quantized / "manifest.json").read_text())
+def test_the_plan_is_what_the_run_does(residual: tuple[Path, Path], tmp_path: Path) -> None:
+    """Without relief, which follows from samples."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('preset = "int8"\nrelief = false\n')
+    data = planned(residual[0], "-r", recipe)
+    found = call("quantize", residual[0], "-r", recipe, "-c", residual[1], "-o", tmp_path / "out", "--no-verify")
+    assert found.exit_code == 0, found.output
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {one["name"]: one["role"] for one in data["operators"] if one["is_integer"]} == manifest["roles"]
     assert {one["name"]: one["reason"] for one in data["operators"] if not one["is_integer"]} == manifest["float"]
     bits = {one["name"]: (one["bits"], one["matrix"]) for one in manifest["weights"]}

@@ -15,7 +15,7 @@ from bitwright.engine.observe import CalibrationError
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_qdq import export_qdq
-from bitwright.recipe.network import NetworkPlanError, NetworkRecipe, find_network_recipe
+from bitwright.recipe.network import NetworkPlanError, NetworkRecipe, find_network_recipe, plan_network
 from bitwright.store.artifact import ArtifactError
 from bitwright.store.network_artifact import claim, open_network, read_manifest
 from bitwright.store.onnx_source import OnnxSource
@@ -100,6 +100,14 @@ def test_4_bit_weights_keep_8_bits_at_both_ends(tmp_path: Path) -> None:
     )
     bits = [weight.qtensor.spec.format.bits for weight in held.weights.values()]
     assert bits == [8, 4, 4, 8]
+
+
+def test_the_ends_of_a_network_are_those_before_relief(tmp_path: Path) -> None:
+    graph = exported(network("residual"), tmp_path).network()
+    recipe = find_network_recipe("w4a8", "x86-vnni")
+    last = plan_network(graph, recipe).weights[-1].nodes[0]
+    relieved = plan_network(graph, recipe, {last: "relief"})
+    assert [step.spec.format.bits for step in relieved.weights] == [8, 4, 4]
 
 
 def test_without_vnni_weights_have_7_bits(tmp_path: Path) -> None:

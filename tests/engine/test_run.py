@@ -173,7 +173,7 @@ def test_an_empty_folder_is_taken(dense: Path, finished: Path, tmp_path: Path) -
 
 def test_a_file_in_the_place_of_the_folder_is_refused(dense: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(RunError, match="out: Not a directory"):
+    with pytest.raises(ValueError, match="out: a file, not a folder; give another output folder"):
         run(dense, tmp_path / "out")
 
 

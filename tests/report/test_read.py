@@ -105,9 +105,3 @@ def test_a_recipe_becomes_lines() -> None:
         ("rules[0].match", "a"),
         ("rules[0].bits", "[4, 8]"),
     )
-
-
-def test_a_whole_network_has_no_page(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"format": 1, "kind": "network"}')
-    with pytest.raises(ValueError, match="no page yet"):
-        read_manifest(tmp_path)

@@ -133,19 +133,26 @@ def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str,
     unknown = sorted(set(recipe.keep) - {node.name for node in network.nodes})
     if unknown:
         raise NetworkPlanError(f"{unknown[0]}: asked to stay float, but the network has no node of this name")
-    placement = _placed(
-        network, recipe, target, dict.fromkeys(recipe.keep, "asked to stay float") | dict(relieved or {})
-    )
-    linear = [node for node in network.nodes if placement.integer.get(node.name) is Role.LINEAR]
+    kept = dict.fromkeys(recipe.keep, "asked to stay float")
+    placement = _placed(network, recipe, target, kept)
+    ends = _linear(network, placement)
+    if relieved:
+        placement = _placed(network, recipe, target, kept | dict(relieved))
+    linear = _linear(network, placement)
     if not linear:
         reasons = sorted(set(placement.floats.values()))
         raise NetworkPlanError(
             f"no operator of this network can run in integers on {target.name}: {'; '.join(reasons[:4])}"
         )
-    edges = {linear[0].name, linear[-1].name} if recipe.activations is Activations.STATIC else set()
+    edges = {ends[0].name, ends[-1].name} if recipe.activations is Activations.STATIC else set()
     if recipe.activation_bits != recipe.edge_bits and edges:
         placement = _wider(placement, linear, edges, target.activation(recipe.edge_bits))
     return NetworkPlan(target, _weights(network, linear, edges, recipe), placement)
+
+
+def _linear(network: Network, placement: Placement) -> list[Node]:
+    """The linear operators that run in integers."""
+    return [node for node in network.nodes if placement.integer.get(node.name) is Role.LINEAR]
 
 
 def _placed(network: Network, recipe: NetworkRecipe, target: Target, kept: Mapping[str, str]) -> Placement:

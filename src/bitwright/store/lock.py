@@ -22,7 +22,13 @@ class BusyError(ValueError):
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Keep all other runs out of a folder that exists; BusyError where one is in it."""
+    """Keep all other runs out of a folder, which is made if there is none.
+
+    Raises BusyError where one is in it, ValueError for a file in its place.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: a file, not a folder; give another output folder")
+    folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
     try:
         try:
