@@ -13,6 +13,7 @@ import torch
 from peer import Job, PeakMemory, start_job, write_dense
 
 from bitwright import Batches, Recipe, Rule, open_source, quantize
+from bitwright.cli.memory import keep_freed_memory
 from bitwright.recipe.presets import asymmetric
 
 
@@ -22,6 +23,7 @@ def main(job: Job) -> None:
     batches = Batches(rows, math.ceil(0.1 * len(rows)), f"benchmark {tuple(rows.shape)} {int(rows.sum())}")
     folder = job.out / "artifact"
     shutil.rmtree(folder, ignore_errors=True)
+    keep_freed_memory()  # as the command line does
     with PeakMemory() as peak:
         started = time.monotonic()
         source = open_source(job.model)

@@ -89,7 +89,7 @@ def _padded(node: Node, kernel: tuple[int, ...], values: Tensor) -> tuple[Tensor
     return functional.pad(values, (left, right, top, bottom)), size
 
 
-def _thinned(columns: Float[Tensor, "groups columns in"]) -> Float[Tensor, "groups columns in"]:
+def _thinned(columns: Float[Tensor, "groups columns in"]) -> Float[Tensor, "groups kept in"]:
     if columns.shape[1] <= POSITIONS:
         return columns
     chosen = torch.randperm(columns.shape[1], generator=torch.Generator().manual_seed(0))[:POSITIONS]

@@ -24,7 +24,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from torch import Tensor
 
 from bitwright.graph.network import Network, Value
-from bitwright.graph.onnx import constants_of, inner_nodes, is_constant, network_of
+from bitwright.graph.onnx import constants_of, inner_nodes, is_constant, network_of, reads_of
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.onnx_tensors import SMALL, raw_bytes
 from bitwright.store.onnx_write import declare
@@ -132,7 +132,7 @@ class OnnxRunner:
                 continue
             nodes.append(node)
             missing.difference_update(node.output)
-            missing.update(name for name in _reads(node) if name not in feeds)
+            missing.update(name for name in reads_of(node) if name not in feeds)
         lacking = [name for name in self.network.inputs if name in missing]
         if lacking:
             raise RunError(f"{lacking[0]}: not fed, but {', '.join(wanted[:3])} cannot be computed without it")
@@ -143,7 +143,7 @@ class OnnxRunner:
         key = (feeds, wanted)
         if key not in self._sessions:
             nodes = self._needed(feeds, wanted)
-            known = {name for node in nodes for name in _reads(node)}
+            known = {name for node in nodes for name in reads_of(node)}
             read = tuple(name for name in feeds if name in known)
             self._sessions[key] = (self._open(read, wanted, nodes), read)
             if len(self._sessions) > KEPT_SESSIONS:
@@ -176,7 +176,7 @@ class OnnxRunner:
         part = ModelProto(ir_version=source.ir_version, opset_import=source.opset_import, functions=source.functions)
         part.graph.name = source.graph.name or "graph"
         part.graph.node.extend(nodes)
-        read = {name for node in part.graph.node for name in _reads(node)}
+        read = {name for node in part.graph.node for name in reads_of(node)}
         part.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in read)
         part.graph.input.extend(self._declared(name) for name in feeds)
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
@@ -214,16 +214,6 @@ class OnnxRunner:
             tensor.external_data.add(key="location", value="in memory")
             handed[name] = onnxruntime.OrtValue.ortvalue_from_numpy(_to_numpy(name, here[name]))
         return handed
-
-
-def _reads(node: NodeProto) -> Iterable[str]:
-    """Every name that a node or its subgraphs read; names that are only known inside do no harm."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for inner in graph.node:
-                yield from _reads(inner)
 
 
 def _check_like(value: Value, tensor: Tensor, exactly: bool) -> None:

@@ -17,9 +17,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from bitwright.export.arrange import arrange
 from bitwright.export.exporter import ExportError
-from bitwright.export.proto_graph import reads_of
+from bitwright.export.names import Names
 from bitwright.export.raise_opset import raise_opset
-from bitwright.graph.onnx import is_constant
+from bitwright.graph.onnx import is_constant, reads_of
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.onnx_tensors import Stored
 
@@ -33,7 +33,7 @@ class OnnxDraft:
         self.model: ModelProto = source.model()
         self.network = source.network()
         self.stored: dict[str, Stored] = {}
-        self._taken = set(self.network.values) | self.network.constants
+        self.fresh = Names((*self.network.values, *self.network.constants)).fresh
         self._before: dict[str, list[NodeProto]] = {}  # by the first output of the node in front of which they go
         self._after: dict[str, list[NodeProto]] = {}  # by the value behind whose producer they go; inputs too
         self._instead: dict[str, list[NodeProto]] = {}  # by the name of the node whose place they take
@@ -45,15 +45,6 @@ class OnnxDraft:
         self._protos = {name: proto for name, proto in zip(self._names, self._nodes, strict=True) if name}
         self._gone: set[str] = set()  # constants whose name something else has taken
         self._replaced: set[str] = set()  # constants that fewer nodes read than before
-
-    def fresh(self, wanted: str) -> str:
-        """A name that nothing has yet: the wanted one if it can be."""
-        name, count = wanted, 1
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
 
     def store(self, wanted: str, tensor: Stored) -> str:
         """The name of a new constant."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import final
 
 import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from bitwright.graph.onnx import is_constant, opset_of
+from bitwright.export.names import Names
+from bitwright.graph.onnx import is_constant, opset_of, reads_of
 from bitwright.store.onnx_source import OnnxSource
 
 OWN = ("", "ai.onnx")
@@ -33,7 +33,7 @@ class ProtoGraph:
             for name in dict.fromkeys(reads_of(node)):
                 self._readers.setdefault(name, []).append(node)
         held = {value.name for value in (*self.graph.input, *self.graph.initializer)}
-        self._taken = held | set(self.makers) | set(self._readers) | set(self._network.values)
+        self.fresh = Names((*held, *self.makers, *self._readers, *self._network.values)).fresh
 
     def made_by(self, value: str, op: str) -> NodeProto | None:
         """The node that makes a value, if it is this operator of the ONNX standard."""
@@ -69,15 +69,6 @@ class ProtoGraph:
         found = self._source.read([name])[name]
         return float(found.reshape(())) if found.dtype != torch.bool else None
 
-    def fresh(self, wanted: str) -> str:
-        """A name that nothing has yet: the wanted one if it can be."""
-        name, count = wanted, 1
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
-
     def index(self, wanted: str, number: int) -> str:
         """The name of a new constant: a list of one whole number."""
         name = self.fresh(wanted)
@@ -93,13 +84,3 @@ class ProtoGraph:
 def is_own(node: NodeProto, op: str) -> bool:
     """Whether a node is this operator of the ONNX standard."""
     return bool(node.op_type == op and node.domain in OWN)
-
-
-def reads_of(node: NodeProto) -> Iterator[str]:
-    """Every name that a node or its subgraphs read; names that are only known inside do no harm."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for inner in graph.node:
-                yield from reads_of(inner)

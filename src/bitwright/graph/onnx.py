@@ -282,3 +282,13 @@ def _elements(tensor: TensorProto) -> int:
     for size in tensor.dims:
         count *= size
     return count
+
+
+def reads_of(node: NodeProto) -> Iterator[str]:
+    """Every name that a node or its subgraphs read; names that are only known inside do no harm."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from (value.name for value in graph.output)
+            for inner in graph.node:
+                yield from reads_of(inner)
