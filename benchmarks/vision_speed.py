@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from vision_tasks import Task
-from vision_tools import HERE, Tool, made, prepare
+from vision_tools import HERE, Ready, Tool, made
 
 from bitwright.evaluate.latency import latency
 from bitwright.evaluate.side_by_side import Session
@@ -28,32 +29,49 @@ from bitwright.execute.openvino_session import OpenVinoSession
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-WARM, TURNS, LONGEST = 3, 60, 20.0  # turns before it counts, turns, and seconds after which no turn begins
+WARM, TURNS, QUICK, LONGEST = 3, 60, 4, 60.0  # turns before it counts, turns, seconds after which none begins
+SHORTEST = 0.002  # seconds of one timing
 FLOAT = "float32"
 # ONNX Runtime holds all values of all samples for the last two: 17 GB for 256 pictures of MobileNetV2
 RULES = ("minmax", "percentile", "entropy")
 
 
-def speed(task: Task, tools: Sequence[Tool], work: Path, how: tuple[int, Sequence[int], Clock]) -> None:
-    """Print the latency of every file; `how`: threads, sizes of batch, and the clock."""
-    threads, batches, clock = how
-    model, samples = prepare(task, work)
-    with np.load(samples) as stored:
-        arrays = {name: torch.from_numpy(stored[name][: max(batches)]) for name in stored.files}
-    results = {tool.name: made(tool, model, samples, work) for tool in tools}
-    files = {name: result[0] for name, result in results.items() if result is not None}
-    for engine, sessions in _sessions(model, files, threads).items():
-        for batch in batches:
-            runs = {name: _run(session, arrays, batch) for name, session in sessions.items()}
-            times = timed(runs, clock)
-            base = times[FLOAT]
+@dataclass(frozen=True)
+class Pace:
+    """How it is timed."""
+
+    threads: int
+    batches: Sequence[int]
+    clock: Clock
+    turns: int
+
+
+def speed(task: Task, ready: Ready, tools: Sequence[Tool], pace: Pace) -> None:
+    """Print the latency of every file that an engine runs."""
+    arrays = _arrays(task, ready, max(pace.batches))
+    results = {tool.name: made(tool, ready) for tool in tools if not tool.is_simulated}
+    files = {name: result.path for name, result in results.items() if result is not None}
+    for engine, sessions in _sessions(ready.model, files, pace.threads).items():
+        for batch in pace.batches:
+            times = timed({name: _run(session, arrays, batch) for name, session in sessions.items()}, pace)
             for name, seconds in times.items():
-                held = latency(torch.tensor([seconds, base], dtype=torch.float64).T, FLOAT, str(batch))
+                held = latency(torch.tensor([seconds, times[FLOAT]], dtype=torch.float64).T, FLOAT, str(batch))
                 print(
                     f"{task.name:14}{engine:14}batch {batch:<4}{name:28}{held.milliseconds:9.2f} ms  "
                     f"{held.speedup:5.2f} x float32 [{held.low:.2f}, {held.high:.2f}]",
                     flush=True,
                 )
+
+
+def _arrays(task: Task, ready: Ready, count: int) -> dict[str, Tensor]:
+    """So many samples to time with, by the names of the file's inputs; repeated where there are fewer."""
+    with np.load(ready.samples) as stored:
+        arrays = {name: torch.from_numpy(stored[name][:count]) for name in stored.files}
+    if task.timed is not None:
+        arrays = dict(zip(arrays, task.timed().values(), strict=True))
+    return {
+        name: array.repeat(-(-count // len(array)), *[1] * (array.dim() - 1))[:count] for name, array in arrays.items()
+    }
 
 
 def _sessions(model: Path, files: Mapping[str, Path], threads: int) -> dict[str, dict[str, Session]]:
@@ -74,31 +92,48 @@ def _run(session: Session, arrays: Mapping[str, Tensor], batch: int) -> Callable
     return lambda: session.run_raw(raw)
 
 
-def timed(runs: Mapping[str, Callable[[], object]], clock: Clock, turns: int = TURNS) -> dict[str, list[float]]:
-    """Seconds of every run, turn by turn."""
+def timed(runs: Mapping[str, Callable[[], object]], pace: Pace) -> dict[str, list[float]]:
+    """Seconds of one run of each, turn by turn."""
+    repeats = {name: _repeats(run) for name, run in runs.items()}
     found: dict[str, list[float]] = {name: [] for name in runs}
     order, draws = list(runs), random.Random(0)
     started = time.perf_counter()
-    for turn in range(WARM + turns):
+    for turn in range(WARM + pace.turns):
         draws.shuffle(order)
         for name in order:
-            begun = clock()
-            runs[name]()
+            begun = pace.clock()
+            for _ in range(repeats[name]):
+                runs[name]()
             if turn >= WARM:
-                found[name].append(clock() - begun)
+                found[name].append((pace.clock() - begun) / repeats[name])
         if turn > WARM + 10 and time.perf_counter() - started > LONGEST:
             break
     return found
 
 
-def ranges(task: Task, peer_python: str | None, work: Path, rules: Sequence[str]) -> None:
+def _repeats(run: Callable[[], object]) -> int:
+    """How many runs one timing takes: enough for the clock. The first run is not counted."""
+    run()
+    begun = time.process_time()
+    run()
+    return max(1, round(SHORTEST / max(time.process_time() - begun, 1e-5)))
+
+
+def ranges(task: Task, ready: Ready, peer_python: str | None, rules: Sequence[str]) -> None:
     """Print processor time and peak memory of the range pass of every tool, as ratios to ours."""
-    model, samples = prepare(task, work)
     tools = {"bitwright": sys.executable} | ({"onnxruntime": peer_python, "nncf": peer_python} if peer_python else {})
     for rule in rules:
         ours: dict[str, float] = {}
         for tool, python in tools.items():
-            command = [python, str(HERE / "peers" / "ranges.py"), tool, str(model), str(samples), "--rule", rule]
+            command = [
+                python,
+                str(HERE / "peers" / "ranges.py"),
+                tool,
+                str(ready.model),
+                str(ready.samples),
+                "--rule",
+                rule,
+            ]
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode:
                 reason = run.stderr.strip().splitlines()

@@ -1,11 +1,11 @@
-"""Tools that turn a float ONNX file and calibration samples into a quantized file, each in a process of its own."""
+"""Tools that turn a float ONNX file and calibration samples into a quantized network, each in a process of its own."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,63 +14,126 @@ import numpy as np
 import onnxruntime
 from vision_tasks import Task
 
+from bitwright.recipe.forms import Activations
+from bitwright.recipe.network_text import load_network_recipe
 from bitwright.store.torch_module import export_module
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 EXAMPLE = 2  # samples that a module is exported with
 
 
 @dataclass(frozen=True)
 class Tool:
-    """Something that turns a float file and samples into a quantized file, in a process of its own."""
+    """Something that turns a float file and samples into a quantized file. `recipe`: ours, "" for a peer."""
 
     name: str
     command: Callable[[Path, Path, Path], list[str]]
+    recipe: str = ""
+    is_simulated: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a tool left: an ONNX file, or the folder of a network that no engine runs, and what that took."""
+
+    path: Path
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The float file and the calibration samples of a task, and where results go."""
+
+    model: Path
+    samples: Path
+    work: Path
 
 
 def ours(recipe: str, target: str = "x86-vnni") -> Tool:
+    """A recipe through the command line, on all samples: a preset, a TOML file, or one of `recipes/` by its name.
+
+    Where no engine runs what comes of it, no ONNX file is asked for.
+    """
+    written = HERE / "recipes" / f"{recipe}.toml"
+    recipe = str(written if written.is_file() else Path(recipe).resolve() if recipe.endswith(".toml") else recipe)
+    asked = load_network_recipe(recipe)
+    is_simulated = asked.activation_bits != 8 and asked.activations is Activations.STATIC
+    form = [] if is_simulated else ["--to", "onnx", "--no-verify"]
+
     def command(model: Path, samples: Path, out: Path) -> list[str]:
-        folder = str(out.with_suffix(""))
-        base = [sys.executable, "-m", "bitwright.cli", "quantize", str(model), "--recipe", recipe]
-        return [*base, "--calibration", str(samples), "--target", target, "--to", "onnx", "-o", folder]
+        with np.load(samples) as stored:
+            count = len(stored[stored.files[0]])
+        base = [sys.executable, "-m", "bitwright.cli", "quantize", str(model), "--recipe", recipe, *form]
+        given = ["--calibration", str(samples), "--samples", str(count), "--target", target]
+        return [*base, *given, "-o", str(out.with_suffix(""))]
 
-    return Tool(f"bitwright {recipe}" if target == "x86-vnni" else f"bitwright {recipe} {target}", command)
+    name = f"bitwright {Path(recipe).stem}" + ("" if target == "x86-vnni" else f" {target}")
+    return Tool(name, command, Path(recipe).stem, is_simulated)
 
 
-def peer(name: str, script: str, python: str, *options: str) -> Tool:
+def peers(task: Task, python: str) -> list[Tool]:
+    """The peers' ways for a task, run by this Python."""
+    scripts = {
+        "onnxruntime minmax": ("ort_static.py",),
+        "onnxruntime entropy": ("ort_static.py", "--method", "Entropy"),
+        "onnxruntime percentile": ("ort_static.py", "--method", "Percentile"),
+        "nncf": ("nncf_ptq.py",),
+        "nncf accurate bias": ("nncf_ptq.py", "--accurate-bias"),
+    }
+    if "int8_dynamic" in task.reach:
+        scripts["onnxruntime dynamic"] = ("ort_dynamic.py",)
+    if "int8_per_tensor" in task.reach:
+        scripts["onnxruntime per tensor"] = ("ort_static.py", "--per-tensor")
+    form = ("--transformer",) if task.is_transformer else ()
+    return [_peer(name, python, *script, *form) for name, script in scripts.items()]
+
+
+def _peer(name: str, python: str, script: str, *options: str) -> Tool:
     def command(model: Path, samples: Path, out: Path) -> list[str]:
         return [python, str(HERE / "peers" / script), str(model), str(samples), str(out), *options]
 
     return Tool(name, command)
 
 
-def prepare(task: Task, work: Path) -> tuple[Path, Path]:
-    """The float file and the calibration samples of a task, made once."""
+def prepare(task: Task, work: Path, count: int | None = None) -> Ready:
+    """The float file and the calibration samples of a task, or the first `count` of them; made once."""
     model, samples = work / f"{task.name}.onnx", work / f"{task.name}.npz"
     if not samples.is_file():
-        arrays = task.calibration()
-        example = {name: tensor[:EXAMPLE] for name, tensor in arrays.items()}
-        export_module(task.model().eval(), tuple(example.values()), model, free_space=task.free_space)
+        arrays = {name: tensor[:count] for name, tensor in task.calibration().items()}
+        example = tuple(tensor[:EXAMPLE] for tensor in arrays.values())
+        export_module(task.model().eval(), example, model, free_space=task.free_space)
         inputs = session(model, 1).get_inputs()
-        renamed = {put.name: tensor.numpy() for put, tensor in zip(inputs, arrays.values(), strict=True)}
-        np.savez(samples, **renamed)
-    return model, samples
+        np.savez(samples, **{put.name: tensor.numpy() for put, tensor in zip(inputs, arrays.values(), strict=True)})
+    return Ready(model, samples, work)
 
 
-def made(tool: Tool, model: Path, samples: Path, work: Path) -> tuple[Path, float] | None:
-    """The tool's file and the seconds it took; None, and a line that says so, where the tool failed."""
-    out = work / f"{model.stem}.{tool.name.replace(' ', '_')}.onnx"
+def made(tool: Tool, ready: Ready) -> Made | None:
+    """What the tool made, now or in an earlier call; None, and a line that says so, where the tool failed."""
+    out = ready.work / f"{ready.model.stem}.{tool.name.replace(' ', '_')}.onnx"
     note = out.with_suffix(".json")
     if not note.is_file():
-        started = time.perf_counter()
-        run = subprocess.run(tool.command(model, samples, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        measured = [sys.executable, str(HERE / "peers" / "measured.py"), str(note)]
+        command = [*measured, *tool.command(ready.model, ready.samples, out)]
+        run = subprocess.run(
+            command,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+            cwd=ready.work,  # ONNX Runtime's shape inference leaves files where it runs
+        )
         if run.returncode:
             reason = run.stderr.decode(errors="replace").strip().splitlines()
-            print(f"{model.stem:14}{tool.name:28}failed ({run.returncode}): {reason[-1] if reason else ''}", flush=True)
+            print(
+                f"{ready.model.stem:14}{tool.name:28}failed ({run.returncode}): {reason[-1] if reason else ''}",
+                flush=True,
+            )
             return None
-        note.write_text(json.dumps({"seconds": time.perf_counter() - started}))
-    exported = sorted(out.with_suffix("").glob("export/onnx/*.onnx"))
-    return (exported[0] if exported else out), json.loads(note.read_text())["seconds"]
+    folder = out.with_suffix("")
+    path = next(iter(sorted(folder.glob("export/onnx/*.onnx"))), folder if tool.is_simulated else out)
+    files = [folder / "weights.safetensors"] if tool.is_simulated else path.parent.glob(f"{path.name}*")
+    return Made(path, **json.loads(note.read_text()), file_bytes=sum(file.stat().st_size for file in files))
 
 
 def session(path: Path, threads: int) -> onnxruntime.InferenceSession:

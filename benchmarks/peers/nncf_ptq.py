@@ -1,13 +1,11 @@
 """Static INT8 by NNCF on the ONNX graph, its defaults.
 
-python benchmarks/peers/nncf_ptq.py FLOAT.onnx CALIBRATION.npz OUT.onnx [--accurate-bias]
+python benchmarks/peers/nncf_ptq.py FLOAT.onnx CALIBRATION.npz OUT.onnx [--accurate-bias] [--transformer]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
 
 import nncf
@@ -20,8 +18,8 @@ def main() -> None:
     for name in ("model", "calibration", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--accurate-bias", action="store_true")
+    parser.add_argument("--transformer", action="store_true", help="its settings for transformers")
     arguments = parser.parse_args()
-    started = time.perf_counter()
     with np.load(arguments.calibration) as stored:
         arrays = {name: stored[name] for name in stored.files}
     count = len(next(iter(arrays.values())))
@@ -31,9 +29,9 @@ def main() -> None:
         nncf.Dataset(samples),
         subset_size=count,
         fast_bias_correction=not arguments.accurate_bias,
+        model_type=nncf.ModelType.TRANSFORMER if arguments.transformer else None,
     )
     onnx.save(quantized, arguments.out)
-    print(json.dumps({"seconds": time.perf_counter() - started}))
 
 
 if __name__ == "__main__":
