@@ -67,7 +67,9 @@ def _medium_is_exact() -> bool:
 class Cross:
     """The sum of left' right over tokens, and the number of tokens. Cost: 2 tokens x m x n operations per `add`.
 
-    `short`: products may be formed from operands rounded to bfloat16; those of bfloat16 tensors always are.
+    `short`: products may be formed from operands rounded to bfloat16; those of bfloat16 tensors always are. Where the
+    machine has bfloat16 products but not of float32 tensors, what each `add` contributes is rounded as well: by 2^-9 of
+    itself, independently each time, which is far below what so many tokens leave uncertain.
     """
 
     __slots__ = ("_short", "tokens", "total")
@@ -80,8 +82,12 @@ class Cross:
     def add(self, left: Float[Tensor, "tokens m"], right: Float[Tensor, "tokens n"]) -> None:
         """Count these tokens in; anything not finite is an error of the model's, named by the caller."""
         if bool(left.any()):  # before the first rounding nothing has drifted
-            with short_products(self._short or left.dtype == right.dtype == torch.bfloat16):
-                self.total.addmm_(left.float().mT, right.float())
+            short = self._short or left.dtype == right.dtype == torch.bfloat16
+            if short and _medium_is_exact():
+                self.total.add_(left.bfloat16().mT @ right.bfloat16())
+            else:
+                with short_products(short):
+                    self.total.addmm_(left.float().mT, right.float())
         self.tokens += len(right)
 
     def merge(self, other: Cross) -> None:

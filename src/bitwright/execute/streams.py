@@ -103,7 +103,7 @@ def _reserve(file: BinaryIO, size: int) -> None:
         file.write(bytes(min(_ZEROS, size - start)))
 
 
-def batches(first: int, stop: int, length: int, tokens: int = 2048) -> list[tuple[int, int]]:
+def batches(first: int, stop: int, length: int, tokens: int = 1024) -> list[tuple[int, int]]:
     """Row ranges of about `tokens` tokens; fixed by the data alone, so that sums never depend on memory limits."""
     step = max(1, tokens // length)
     return [(start, min(start + step, stop)) for start in range(first, stop, step)]

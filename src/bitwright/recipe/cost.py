@@ -16,7 +16,7 @@ import torch
 from bitwright.graph import Linear
 from bitwright.recipe.plan import BlockJob, Plan, Stage, Step
 
-BATCH_TOKENS = 2048  # as execute.streams.batches
+BATCH_TOKENS = 1024  # as execute.streams.batches
 SUMS_BYTES = 2 << 30  # as engine.collect
 TAPE_BYTES = 8 << 30  # as engine.tape
 

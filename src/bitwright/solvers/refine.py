@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.calib import full_products
-from bitwright.numerics import Params, QTensor, assemble, stack_rows, store_params, to_scaled
+from bitwright.numerics import Params, QTensor, assemble, stack_rows, store_params
 from bitwright.solvers.solver import Problem
 
 _BLOCK = 32  # columns visited between two products with the Gram matrix; small, so that they stay in cache
@@ -49,35 +49,32 @@ class Damped:
 
 def descend(qtensor: QTensor, problem: Damped, sweeps: int) -> QTensor:
     """Coordinate descent over the columns. Source: QuIP# (Tseng 2024), section 4.3; cost 2 out in^2 per sweep."""
-    gram = problem.gram
-    spec, params = qtensor.spec, qtensor.params
-    value = qtensor.dequantize().mT.contiguous()  # columns as rows
-    error = value - problem.target.mT
+    gram, spec, params = problem.gram, qtensor.spec, qtensor.params
+    error = (qtensor.dequantize() - problem.target).mT.contiguous()  # columns as rows
+    place = spec.format.decode(qtensor.codes).mT.contiguous()  # in units of the format
     shape = qtensor.shape
-    if params is None:
-        scale, zero = torch.ones_like(value), torch.zeros_like(value)
-    else:
+    scale = torch.ones_like(place)
+    if params is not None:
         assert spec.tile is not None
         scale = spec.tile.spread(params.scale, shape).mT.contiguous()
-        zero = torch.zeros_like(scale) if params.zero is None else spec.tile.spread(params.zero, shape).mT.contiguous()
+    pull = 1 / (scale * problem.diagonal[:, None])
     for _ in range(sweeps):
         changed = 0
         for start in range(0, shape[1], _BLOCK):
             stop = min(start + _BLOCK, shape[1])
             slope = problem.times(slice(start, stop), error)
+            change = place[start:stop].clone()
             for k in range(start, stop):
-                wanted = value[k] - slope[k - start] / problem.diagonal[k]
-                best = (spec.format.nearest(wanted / scale[k] + zero[k]) - zero[k]) * scale[k]
-                change = best - value[k]
-                changed += int(change.count_nonzero())
-                slope[k - start + 1 :].addcmul_(gram[k, k + 1 : stop, None], change)
-                error[k] += change
-                value[k] = best
-        if changed < 1e-4 * value.numel():
+                best = spec.format.nearest(torch.addcmul(place[k], slope[k - start], pull[k], value=-1))
+                step = torch.sub(best, place[k], out=change[k - start]).mul_(scale[k])
+                place[k] = best
+                slope[k - start + 1 :].addcmul_(gram[k, k + 1 : stop, None], step)
+            error[start:stop] += change
+            changed += int(change.count_nonzero())
+        if changed < 1e-4 * place.numel():
             break
-    if params is None:
-        return QTensor(spec.format.encode(value.mT), spec)
-    return assemble(spec.format.encode(to_scaled(value.mT.contiguous(), spec, params)), spec, params)
+    codes = spec.format.encode(place.mT.contiguous())
+    return QTensor(codes, spec) if params is None else assemble(codes, spec, params)
 
 
 def refit(qtensor: QTensor, problem: Damped) -> QTensor:
