@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from bitwright.engine.folder import RunError
 from bitwright.engine.manifest import write_manifest
-from bitwright.engine.run import BlockDone, Run, RunError
+from bitwright.engine.run import BlockDone, Run
 from bitwright.graph import trace
 from bitwright.recipe.plan import Plan, PlanError, Stored, make_plan
 from bitwright.recipe.recipe import Recipe

@@ -73,17 +73,20 @@ def serve() -> None:
     import torch
 
     import engine.tiny
+    import engine.tiny_network
     from bitwright.store.source import open_source
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to it
     for line in sys.stdin:
         attempt = Attempt(**json.loads(line))
-        open_source(Path(attempt.model)).skeleton()  # imports the model's module, once for all attempts
+        is_network = attempt.model.endswith(".onnx")
+        if not is_network:
+            open_source(Path(attempt.model)).skeleton()  # imports the model's module, once for all attempts
         child = os.fork()
         if child == 0:
             try:
-                code = _attempt(attempt, engine.tiny.run)
+                code = _attempt(attempt, engine.tiny_network.run if is_network else engine.tiny.run)
             except KeyboardInterrupt:  # between the fork and the run
                 code = INTERRUPTED
             os._exit(code)

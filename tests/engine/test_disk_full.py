@@ -15,7 +15,7 @@ import pytest
 from bitwright.quantize import RunError
 from engine.tiny import contents, run
 
-MESSAGE = "^the disk of .* is full. Finished blocks are kept: make room .* and run the same command again$"
+MESSAGE = "^the disk of .* is full. What is finished is kept: make room .* and run the same command again$"
 
 
 class Disk:
@@ -72,7 +72,7 @@ def test_a_real_disk_that_grows_with_every_attempt_ends_with_the_same_bytes(
             run(dense, small_disk / "out")
         except RunError as error:
             failures += 1
-            assert "is full. Finished blocks are kept" in str(error)
+            assert "is full. What is finished is kept" in str(error)
         stored.append(len(list(small_disk.glob("out/blocks/*.json"))))
         kilobytes = int(kilobytes * 1.15) + 1
     assert failures > 10
@@ -87,5 +87,5 @@ def test_another_failure_of_the_disk_names_the_file(
         raise OSError(errno.EIO, "Input/output error", "/the/file")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(RunError, match="^/the/file: Input/output error. Finished blocks are kept: run the same"):
+    with pytest.raises(RunError, match="^/the/file: Input/output error. What is finished is kept: run the same"):
         run(dense, tmp_path / "out")

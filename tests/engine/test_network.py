@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitwright.engine.folder import RunError
 from bitwright.engine.network import Step, quantize_network
 from bitwright.engine.observe import CalibrationError
 from bitwright.execute.onnx_runner import OnnxRunner
@@ -17,7 +18,7 @@ from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_qdq import export_qdq
 from bitwright.recipe.network import NetworkPlanError, NetworkRecipe, find_network_recipe, plan_network
 from bitwright.store.artifact import ArtifactError
-from bitwright.store.network_artifact import claim, open_network, read_manifest
+from bitwright.store.network_artifact import open_network, read_manifest
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.sample_set import Samples, Stacking
 from networks import exported, network, sample
@@ -153,18 +154,30 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     samples = samples_for("residual", source)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "plan.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=r"plan\.json"):
+    (out / "thesis.tex").write_text("all of it")
+    with pytest.raises(RunError, match="is not empty and no run of this tool"):
         quantize_network(source, NetworkRecipe(), out, samples)
-    with pytest.raises(ArtifactError, match="another output folder"):
+    with pytest.raises(RunError, match="another output folder"):
         quantize_network(source, NetworkRecipe(), source.path.parent, samples)
-    assert [path.name for path in out.iterdir()] == ["plan.json"]
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
-def test_what_a_killed_run_left_behind_does_not_stop_the_next(tmp_path: Path) -> None:
+def test_a_finished_folder_refuses_another_run_and_minds_no_page_in_it(tmp_path: Path) -> None:
     source = exported(network("residual"), tmp_path)
+    samples = samples_for("residual", source)
     out = tmp_path / "out"
-    out.mkdir()
-    for name in ("draft.onnx", "draft.onnx.data", "float.onnx.part"):
-        (out / name).write_bytes(b"cut off")
-    claim(out, source)
+    quantize_network(source, NetworkRecipe(), out, samples)
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(RunError, match="holds a different run"):
+        quantize_network(source, NetworkRecipe(weight_bits=7), out, samples)
+    (out / "page.html").write_text("a report")
+    quantize_network(source, NetworkRecipe(), out, samples)
+    assert (out / "manifest.json").read_bytes() == before and (out / "page.html").is_file()
+
+
+def test_a_run_that_came_to_nothing_does_not_stop_another(tmp_path: Path) -> None:
+    source = exported(network("residual"), tmp_path)
+    bad = samples_for("residual", source, change=float("nan"))
+    with pytest.raises(CalibrationError):
+        quantize_network(source, NetworkRecipe(), tmp_path / "out", bad)
+    quantize_network(source, NetworkRecipe(weight_bits=7), tmp_path / "out", samples_for("residual", source))

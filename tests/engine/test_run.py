@@ -204,5 +204,5 @@ def test_a_lack_of_memory_is_explained(
         raise error
 
     monkeypatch.setattr("bitwright.engine.run.quantize_block", fail)
-    with pytest.raises(RunError, match=r"not enough memory .*Finished blocks are kept"):
+    with pytest.raises(RunError, match=r"not enough memory .*What is finished is kept"):
         quantize(dense, RECIPE, tmp_path / "out", token_rows())

@@ -25,13 +25,21 @@ P = ParamSpec("P")
 
 def answering(command: Callable[P, None]) -> Callable[P, None]:
     """A command whose user errors become exit code 2."""
+    return _answering(command, "Stopped.")
 
+
+def resuming(command: Callable[P, None]) -> Callable[P, None]:
+    """The same for a command that goes on where it was when it is run again."""
+    return _answering(command, "Stopped; what is finished is kept: run the same command again to go on.")
+
+
+def _answering(command: Callable[P, None], stopped: str) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            err.print("Stopped; finished blocks are kept: run the same command again to go on.")
+            err.print(stopped)
             raise typer.Exit(130) from None
         except (ValueError, OSError, ImportError) as error:
             err.print(f"Error: {_reason(error)}", style="red", soft_wrap=True)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, duration, err, say, show, size
+from bitwright.cli.answer import duration, err, resuming, say, show, size
 from bitwright.cli.evaluate import show_scores
 from bitwright.cli.export import export_inside
 from bitwright.cli.quantize import note_run, run_job
@@ -23,7 +23,7 @@ PROMPT = "The old house stood at the end of the lane, and"
 _TOKENS = 80
 
 
-@answering
+@resuming
 def demo(
     model: Annotated[
         Path | None, typer.Option("--model", help="Another model with calibration.txt and heldout.txt.")

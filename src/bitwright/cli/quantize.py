@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitwright.cli import job as options
-from bitwright.cli.answer import answering, duration, err, say, say_json, show, size
+from bitwright.cli.answer import duration, err, resuming, say, say_json, show, size
 from bitwright.cli.export import check_form, export_inside
 from bitwright.cli.memory import PeakMemory, host, resident
 from bitwright.cli.which import is_network, refuse
@@ -50,7 +50,7 @@ class Finished:
         return sum(done.seconds == 0 for done in self.blocks)
 
 
-@answering
+@resuming
 def quantize(
     model: options.ModelArgument,
     recipe: options.RecipeOption,

@@ -16,19 +16,18 @@ from bitwright.engine.simplify import numbers_of
 from bitwright.engine.walk import Task, Walked
 from bitwright.graph.linear_node import linear_of
 from bitwright.numerics.plain import to_plain
-from bitwright.store.network_artifact import open_network, write_network
+from bitwright.store.network_artifact import write_network
 from bitwright.store.onnx_rewrite import write_edited
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.transforms import bias_edit
 
 
-def finish(task: Task, walked: Walked, notes: Mapping[str, Any], out: Path) -> QuantizedNetwork:
-    """Write the artifact, and open it. `notes`: what the manifest says beside what is stored."""
+def finish(task: Task, walked: Walked, notes: Mapping[str, Any], out: Path) -> None:
+    """Write the artifact. `notes`: what the manifest says beside what is stored."""
     source = _corrected(task.source, walked, out)
     held = QuantizedNetwork(source, walked.weights, task.points, frozenset(task.plan.placement.integer))
     write_network(held, notes, out)
-    return open_network(out)
 
 
 def found_notes(task: Task, walked: Walked, observed: Observed, ranges: Ranges) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bitwright.engine.checkpoint_forms import learned_form
 from bitwright.engine.judge import BATCH, Judge, teaching, through
 from bitwright.engine.live_segment import (
     LiveSegment,
@@ -37,6 +38,7 @@ from bitwright.graph.network import Node
 from bitwright.graph.segments import Segment, segments
 from bitwright.solvers import BlockSolver, Choice, Piece, Progress, Reconstruction, RoundedWeight
 from bitwright.solvers import Samples as Taught
+from bitwright.store.checkpoints import Checkpoints
 from bitwright.store.quantized import StoredPoint, StoredWeight
 from bitwright.store.sample_set import Samples
 
@@ -56,14 +58,16 @@ class Learned:
     notes: Mapping[str, Any]
 
 
-def learn_rounding(task: Task, walked: Walked, samples: Samples, judge: Judge, on_step: OnStep) -> Learned:
+def learn_rounding(
+    task: Task, walked: Walked, samples: Samples, judge: Judge, checkpoints: Checkpoints, on_step: OnStep
+) -> Learned:
     """What the recipe's `learn` makes of the outcome of the walk; that outcome where it is no better.
 
     Memory: what at most 1024 samples hold at the ends of the widest segment, at most 1 GiB.
     """
     solver = task.recipe.learn
     assert solver is not None
-    learning = _Learning(task, walked, solver)
+    learning = _Learning(task, walked, solver, checkpoints)
     try:
         learning.run(samples, on_step)
     except _CannotLearnError as error:
@@ -108,8 +112,9 @@ class _Streams:
 class _Learning:
     """All samples at the end of the same segment, in the float and in the quantized network."""
 
-    def __init__(self, task: Task, walked: Walked, solver: BlockSolver) -> None:
+    def __init__(self, task: Task, walked: Walked, solver: BlockSolver, checkpoints: Checkpoints) -> None:
         self.task, self.solver, self.network = task, solver, task.source.network()
+        self.checkpoints = checkpoints
         self.weights, self.rounded = dict(walked.weights), dict(walked.rounded)
         self.offsets, self.points = dict(walked.offsets), dict(task.points)
         self.notes: list[dict[str, Any]] = []
@@ -182,7 +187,11 @@ class _Learning:
             seed=number,
             progress=lambda seen: tell(_percent(seen)),
         )
-        found = self.solver.reconstruct(problem)
+        form = learned_form(
+            {name: weight.qtensor for name, weight in own.items()},
+            {in_codes(name): self.points[name].spec for name in moving},
+        )
+        found = self.checkpoints.once(f"segment {number}", lambda: self.solver.reconstruct(problem), form)
         self._take(part, found.choice)
         self._note(part, *found.notes, before=found.before, after=found.after, steps=found.steps)
         learned = {name: self.weights[name].dequantize() for name in own}

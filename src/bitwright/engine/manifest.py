@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bitwright.engine.run import explained
+from bitwright.engine.folder import explained
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.plan import Plan
 from bitwright.store.artifact import FORMAT, block_file
@@ -22,8 +22,8 @@ def write_manifest(plan: Plan, source: Source, batches: Batches | None, folder: 
     """Assemble manifest.json from the stored blocks, and carry the source's configuration along."""
     with explained(folder):
         reports = [read_json(block_file(folder, i).with_suffix(".json"))["report"] for i in range(len(plan.blocks))]
-        outside = read_json(folder / "outside.json")
-        weights = [weight for report in reports for weight in report["weights"]] + outside["weights"]
+        outside = read_json(folder / "outside.json")["report"]
+        weights = [weight for report in reports for weight in report["weights"]] + outside
         digests = {f"{i:05d}": file_digest(block_file(folder, i)) for i in range(len(plan.blocks))}
         manifest: dict[str, Any] = {
             "format": FORMAT,

@@ -5,6 +5,9 @@ samples give every range (`observe.py`, `judge.py`). Then a smaller number of sa
 node: each weight is rounded against the inputs that it will really see, its bias takes back what rounding did to the
 mean (`walk.py`). Where the recipe asks for it, roundings are then learned block by block (`learn.py`). All is written
 to one folder (`finish.py`).
+
+What a phase has found is kept as a checkpoint until the run is finished: range statistics, the outcome of every trial,
+ranges, each relief, each weight, each learned segment. So a kill costs one of those, and no byte of the outcome.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.calib import ExtremesRule
+from bitwright.engine.checkpoint_forms import OBSERVED, ranges_form
 from bitwright.engine.finish import finish, found_notes
+from bitwright.engine.folder import CHECKPOINTS, RunError, claim, explained
 from bitwright.engine.judge import BATCH, Judge, Ranges, best_ranges, held_out
 from bitwright.engine.learn import learn_rounding
 from bitwright.engine.observe import Observed, observe, points_of_each
@@ -24,9 +29,11 @@ from bitwright.engine.relief import Relief, Relieved
 from bitwright.engine.walk import Task, round_weights, walk_weights
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics.plain import to_plain
-from bitwright.recipe.network import NetworkRecipe, plan_network
+from bitwright.recipe.network import NetworkPlan, NetworkRecipe, plan_network
+from bitwright.store.checkpoints import Checkpoints, forget
+from bitwright.store.files import text_digest
 from bitwright.store.lock import only_run
-from bitwright.store.network_artifact import MANIFEST, claim, is_made, open_network
+from bitwright.store.network_artifact import EXPORTED, MANIFEST, is_made, open_network
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples
@@ -38,8 +45,9 @@ def quantize_network(
 ) -> QuantizedNetwork:
     """Quantize a network into the folder `out`; one that is finished there already is opened again.
 
-    `samples` None: weights are rounded to nearest, which is possible where no activation needs a range. Raises
-    ValueError on bad input, before anything is written if it can.
+    The same call after a kill goes on where that one was; a folder that holds another run is refused. `samples` None:
+    weights are rounded to nearest, which is possible where no activation needs a range. Raises ValueError on bad
+    input, before anything is written if it can.
 
     Memory: the float network, one batch's values, and the live values of 64 samples at the widest place.
     """
@@ -48,51 +56,67 @@ def quantize_network(
             "static activations and edits need samples: give some, or take a recipe whose activations are found "
             "as the network runs (int8_dynamic) or stay in float (w4a16, w8a16)"
         )
-    claim(out, source)
+    if source.path.resolve().parent == out.resolve():
+        raise RunError(f"{out} is where {source.path.name} lies: give another output folder")
     made_of = _made_of(source, recipe, samples)
-    with only_run(out):
-        if is_made(out, made_of):
-            return open_network(out)
-        (out / MANIFEST).unlink(missing_ok=True)
-        if samples is None:
-            return _without_samples(source, recipe, out, made_of, on_step)
-        return _with_samples(source, recipe, out, samples, made_of, on_step)
+    with only_run(out), explained(out):
+        claim(out, text_digest(made_of), before=(EXPORTED,))
+        if not is_made(out, made_of):
+            (out / MANIFEST).unlink(missing_ok=True)
+            if samples is None:
+                _without_samples(source, recipe, out, made_of, on_step)
+            else:
+                _with_samples(source, recipe, out, samples, made_of, on_step)
+        forget(out / CHECKPOINTS)
+        return open_network(out)
 
 
 def _with_samples(
     source: OnnxSource, recipe: NetworkRecipe, out: Path, samples: Samples, made_of: dict[str, Any], on_step: OnStep
-) -> QuantizedNetwork:
+) -> None:
     """The run itself, phase by phase."""
-    prepared = prepare(source, recipe, samples, out, on_step)
+    checkpoints = Checkpoints(out / CHECKPOINTS, text_digest(made_of), lambda note: on_step(Step("resume", 0, 0, note)))
+    prepared = prepare(source, recipe, samples, out, checkpoints, on_step)
     plan = plan_network(prepared.source.network(), recipe)
     runner = OnnxRunner(prepared.source)
+    observed = checkpoints.once("calibrate", lambda: _observed(runner, plan, recipe, samples, on_step), OBSERVED)
+    judge = Judge(runner, held_out(samples))
+    ranges = checkpoints.once(
+        "ranges",
+        lambda: best_ranges(plan, runner, observed, recipe.ranges, judge),
+        ranges_form(plan, recipe.ranges),
+    )
+    relieved = Relieved(plan, ranges)
+    if recipe.relief and ranges.points:
+        relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, recipe, reasons))
+        relieved = relief.relieve(plan, ranges, checkpoints)
+    task = Task(prepared.source, recipe, relieved.plan, relieved.ranges.points)
+    walked = walk_weights(task, samples, checkpoints, on_step)
+    notes = made_of | {"edits": prepared.edits, "relief": dict(relieved.reasons)}
+    if recipe.learn is not None:
+        learned = learn_rounding(task, walked, samples, judge, checkpoints, on_step)
+        task, walked = replace(task, points=learned.points), learned.walked
+        notes |= {"learned": learned.notes}
+    finish(task, walked, notes | found_notes(task, walked, observed, relieved.ranges), out)
+
+
+def _observed(
+    runner: OnnxRunner, plan: NetworkPlan, recipe: NetworkRecipe, samples: Samples, on_step: OnStep
+) -> Observed:
+    """The range statistics of everything that the plan puts in codes."""
     values = list(dict.fromkeys(v for held in plan.placement.sources(runner.network).values() for v in held))
-    observed = observe(
+    return observe(
         runner,
         values,
         samples.batches(BATCH),
         lambda n: on_step(Step("calibrate", n, samples.count)),
         is_counted=not all(isinstance(rule, ExtremesRule) for rule in recipe.ranges),
     )
-    judge = Judge(runner, held_out(samples))
-    ranges = best_ranges(plan, runner, observed, recipe.ranges, judge)
-    relieved = Relieved(plan, ranges)
-    if recipe.relief and ranges.points:
-        relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, recipe, reasons))
-        relieved = relief.relieve(plan, ranges)
-    task = Task(prepared.source, recipe, relieved.plan, relieved.ranges.points)
-    walked = walk_weights(task, samples, on_step)
-    notes = made_of | {"edits": prepared.edits, "relief": dict(relieved.reasons)}
-    if recipe.learn is not None:
-        learned = learn_rounding(task, walked, samples, judge, on_step)
-        task, walked = replace(task, points=learned.points), learned.walked
-        notes |= {"learned": learned.notes}
-    return finish(task, walked, notes | found_notes(task, walked, observed, relieved.ranges), out)
 
 
 def _without_samples(
     source: OnnxSource, recipe: NetworkRecipe, out: Path, made_of: dict[str, Any], on_step: OnStep
-) -> QuantizedNetwork:
+) -> None:
     """The run where nothing is known of what the network reads: no range, no trial, weights to nearest."""
     edited, observed = without_trials(source, out), Observed()
     plan = plan_network(edited.network(), recipe)
@@ -100,7 +124,7 @@ def _without_samples(
     task = Task(edited, recipe, plan, points)
     walked = round_weights(task, on_step)
     notes = found_notes(task, walked, observed, Ranges(points, choices, ()))
-    return finish(task, walked, made_of | {"edits": {}, "relief": {}} | notes, out)
+    finish(task, walked, made_of | {"edits": {}, "relief": {}} | notes, out)
 
 
 def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples | None) -> dict[str, Any]:

@@ -161,16 +161,18 @@ def points_of_each(
     """For each rule, every point with its range, and by group how it was chosen."""
     sources = plan.placement.sources(network)
     specs = {point.group: point.spec for point in reversed(plan.placement.points) if not point.dynamic}
-    chosen = {group: _chosen(sources[group], observed, rules, spec) for group, spec in specs.items()}
+    groups = dict.fromkeys(point.group for point in plan.placement.points if point.group in specs)
+    chosen = {group: _chosen(sources[group], observed, rules, specs[group]) for group in groups}
     found = []
     for place in range(len(rules)):
-        choices = {
-            group: chosen[group][place]
-            for group in dict.fromkeys(p.group for p in plan.placement.points)
-            if group in chosen
-        }
-        found.append(({p.value: _stored(p, choices.get(p.group)) for p in plan.placement.points}, choices))
+        choices = {group: held[place] for group, held in chosen.items()}
+        found.append((points_with(plan, choices), choices))
     return found
+
+
+def points_with(plan: NetworkPlan, choices: Mapping[str, Choice]) -> dict[str, StoredPoint]:
+    """Every point of the plan with the range that was chosen for its group."""
+    return {point.value: _stored(point, choices.get(point.group)) for point in plan.placement.points}
 
 
 def _stored(point: Point, choice: Choice | None) -> StoredPoint:

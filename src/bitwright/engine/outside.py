@@ -13,15 +13,17 @@ from bitwright.graph import Linear
 from bitwright.numerics import MseGrid, QTensor
 from bitwright.recipe.plan import Plan, Step, Table
 from bitwright.solvers import Nearest, Problem
-from bitwright.store.artifact import write_arrays
-from bitwright.store.files import file_digest, read_json, text_digest, write_json
+from bitwright.store.artifact import arrays_of
+from bitwright.store.pieces import read_piece, write_piece
 from bitwright.store.source import Source
+
+OUTSIDE = "outside"  # its key: what it depends on is what the folder was claimed for
 
 
 def store_outside(plan: Plan, source: Source, folder: Path) -> None:
     """Write outside.safetensors and its note, unless both are there and intact."""
-    file, note = folder / "outside.safetensors", folder / "outside.json"
-    if file.is_file() and note.is_file() and _is_intact(file, note):
+    file = folder / "outside.safetensors"
+    if read_piece(file, OUTSIDE) is not None:
         return
     inside = tuple(block.name + "." for block in plan.graph.blocks)
     tables = {table.view.parameter: table for table in plan.tables}
@@ -34,16 +36,7 @@ def store_outside(plan: Plan, source: Source, folder: Path) -> None:
         outcome = _round(table, weight)
         qtensors[table.view.name] = outcome.solution.qtensor
         reports.append(weight_report(outcome, weight, None))
-    write_arrays(file, (qtensors, kept))
-    write_json(note, {"digests": [file_digest(file), text_digest(reports)], "weights": reports})
-
-
-def _is_intact(file: Path, note: Path) -> bool:
-    try:
-        data = read_json(note)
-        return bool(data["digests"] == [file_digest(file), text_digest(data["weights"])])
-    except (ValueError, LookupError, TypeError):
-        return False
+    write_piece(file, OUTSIDE, arrays_of((qtensors, kept)), reports)
 
 
 def _round(table: Table, weight: Tensor) -> Outcome:

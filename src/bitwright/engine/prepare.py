@@ -22,6 +22,7 @@ from bitwright.engine.trial import Trial
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.channels import Read
 from bitwright.recipe.network import NetworkRecipe
+from bitwright.store.checkpoints import NUMBER, TENSORS, Checkpoints
 from bitwright.store.onnx_rewrite import write_edited
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.sample_set import Samples
@@ -39,12 +40,14 @@ class Prepared:
     edits: Mapping[str, Any]
 
 
-def prepare(source: OnnxSource, recipe: NetworkRecipe, samples: Samples, out: Path, on_step: OnStep) -> Prepared:
+def prepare(
+    source: OnnxSource, recipe: NetworkRecipe, samples: Samples, out: Path, checkpoints: Checkpoints, on_step: OnStep
+) -> Prepared:
     """The network after all edits, as OUT/float.onnx."""
     draft = simplified(source)
     edits: dict[str, Any] = {}
     if recipe.equalize or recipe.absorb or recipe.smooth:
-        draft, edits = _Asked(source, recipe, samples, out).made(draft, on_step)
+        draft, edits = _Asked(Trial(source, recipe, samples), out, checkpoints).made(draft, recipe, on_step)
     return Prepared(write_edited(source, draft.network, draft.constants, out / FLOAT), edits)
 
 
@@ -57,20 +60,19 @@ def without_trials(source: OnnxSource, out: Path) -> OnnxSource:
 class _Asked:
     """The edits that a recipe asks for, tried one after the other on drafts of one source."""
 
-    def __init__(self, source: OnnxSource, recipe: NetworkRecipe, samples: Samples, out: Path) -> None:
-        self.source, self.recipe, self.out = source, recipe, out
-        self.trial = Trial(source, recipe, samples)
-        self.batch = self.trial.samples.first(PROVED_ON)
+    def __init__(self, trial: Trial, out: Path, checkpoints: Checkpoints) -> None:
+        self.trial, self.out, self.checkpoints = trial, out, checkpoints
+        self.batch = trial.samples.first(PROVED_ON)
 
-    def made(self, draft: Draft, on_step: OnStep) -> tuple[Draft, dict[str, Any]]:
+    def made(self, draft: Draft, recipe: NetworkRecipe, on_step: OnStep) -> tuple[Draft, dict[str, Any]]:
         """The draft with every edit that does no harm, and what each did."""
         proposals: dict[str, Callable[[Draft], list[Draft]]] = {}
-        if self.recipe.equalize:
+        if recipe.equalize:
             proposals["equalize"] = lambda now: equalized(now, self.batch)
-        if self.recipe.absorb:
+        if recipe.absorb:
             proposals["absorb"] = lambda now: absorbed(now, self.batch)
-        if self.recipe.smooth:
-            proposals["smooth"] = lambda now: smoothed(now, self.batch, self._largest, self.recipe.smooth)
+        if recipe.smooth:
+            proposals["smooth"] = lambda now: smoothed(now, self.batch, self._largest, recipe.smooth)
         noise, notes = self._noise(draft), {}
         for name, propose in proposals.items():
             tried = [(one, self._noise(one)) for one in propose(draft)]
@@ -88,12 +90,15 @@ class _Asked:
         return draft, notes
 
     def _written(self, draft: Draft) -> OnnxSource:
-        return write_edited(self.source, draft.network, draft.constants, self.out / DRAFT)
+        return write_edited(self.trial.source, draft.network, draft.constants, self.out / DRAFT)
 
     def _noise(self, draft: Draft) -> float:
-        return self.trial.noise(self._written(draft))
+        return self.checkpoints.once("trial", lambda: self.trial.noise(self._written(draft)), NUMBER)
 
-    def _largest(self, draft: Draft, reads: Sequence[Read]) -> dict[str, Tensor]:
+    def _largest(self, draft: Draft, reads: Sequence[Read]) -> Mapping[str, Tensor]:
+        return self.checkpoints.once("largest", lambda: self._measured(draft, reads), TENSORS)
+
+    def _measured(self, draft: Draft, reads: Sequence[Read]) -> Mapping[str, Tensor]:
         runner = OnnxRunner(self._written(draft))
         axes = {read.value: read.axis for read in reads}
         found: dict[str, Tensor] = {}

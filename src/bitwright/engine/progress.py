@@ -10,11 +10,12 @@ from typing import final
 @final
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is being done, how much of it is done, and of how much."""
+    """What is being done, how much of it is done, and of how much. `note`: what whoever started it should know."""
 
     what: str
     done: int
     total: int
+    note: str = ""
 
 
 OnStep = Callable[[Step], None]

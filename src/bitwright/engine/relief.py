@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from functools import partial
+from typing import Any, final
+
+from torch import Tensor
 
 from bitwright.calib import RangeRule
+from bitwright.engine.checkpoint_forms import ranges_form
 from bitwright.engine.judge import Judge, Points, Ranges, best_ranges
 from bitwright.engine.observe import Observed
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan, NetworkPlanError
 from bitwright.recipe.network_cost import products
 from bitwright.recipe.targets import Role
+from bitwright.store.checkpoints import Checkpoints, Form, Parts
 from bitwright.store.quantized import StoredPoint
 
 SHARE = 1 / 3  # of the outputs' error that a value has to make
@@ -49,18 +54,37 @@ class Relief:
     observed: Observed
     planner: Planner
 
-    def relieve(self, plan: NetworkPlan, ranges: Ranges) -> Relieved:
+    def relieve(self, plan: NetworkPlan, ranges: Ranges, checkpoints: Checkpoints) -> Relieved:
         """The plan with every value relieved that is worth it."""
         now = Relieved(plan, ranges)
-        costs = self._products()
-        for _ in range(ROUNDS):
-            found = self._next(now, costs)
+        rules = [rule for rule, _ in ranges.tried]
+        for place in range(ROUNDS):
+            found = checkpoints.once(f"relief {place}", partial(self._next, now), self._form(rules))
             if found is None:
                 break
             now = found
         return now
 
-    def _next(self, now: Relieved, costs: Mapping[str, int]) -> Relieved | None:
+    def _form(self, rules: Sequence[RangeRule]) -> Form[Relieved | None]:
+        """The reasons, from which the plan follows, and the ranges."""
+
+        def apart(found: Relieved | None) -> Parts:
+            if found is None:
+                return None, {}
+            ranges, arrays = ranges_form(found.plan, rules).apart(found.ranges)
+            return {"reasons": list(found.reasons.items()), "ranges": ranges}, arrays
+
+        def together(data: Any, arrays: Mapping[str, Tensor]) -> Relieved | None:
+            if data is None:
+                return None
+            reasons = dict(data["reasons"])
+            plan = self.planner(reasons)
+            return Relieved(plan, ranges_form(plan, rules).together(data["ranges"], arrays), reasons)
+
+        return Form(apart, together)
+
+    def _next(self, now: Relieved) -> Relieved | None:
+        costs = self._products()
         total = self.judge.noise(self.runner, now.ranges.points)
         for value, noise in self._culprits(now.ranges.points, total):
             around = self._around(now.ranges.points[value], now.plan)

@@ -8,11 +8,9 @@ and digest are right and goes on behind them. A folder that belongs to another p
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import torch
 from bitwright.calib import full_products
 from bitwright.engine.block import BlockResult, Flow, Rows, quantize_block, replay
 from bitwright.engine.collect import Pass
+from bitwright.engine.folder import claim, explained
 from bitwright.engine.outside import store_outside
 from bitwright.engine.streams import Boundary
 from bitwright.execute import TorchRunner
@@ -29,13 +28,9 @@ from bitwright.numerics.plain import to_plain
 from bitwright.recipe.plan import BlockJob, Plan
 from bitwright.store.artifact import Entry, block_file, read_block, read_qtensors, write_block
 from bitwright.store.batches import Batches
-from bitwright.store.files import read_json, text_digest, write_json
+from bitwright.store.files import text_digest
 from bitwright.store.source import Source
 from bitwright.version import __version__
-
-
-class RunError(ValueError):
-    """The run cannot go on; what was finished is kept. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ class Run:
         """Finish the blocks one after the other; those that are stored and intact are not computed again."""
         keys = self.keys()
         with explained(self.folder):
-            self._claim(text_digest([keys, [table_text(table) for table in self.plan.tables]]))
+            claim(self.folder, text_digest([keys, [table_text(table) for table in self.plan.tables]]))
             stored = [read_block(self.folder, i, key) for i, key in enumerate(keys)]
             first = next((i for i, report in enumerate(stored) if report is None), len(keys))
             for i in range(first):
@@ -168,20 +163,6 @@ class Run:
         before.delete()
         return behind
 
-    def _claim(self, digest: str) -> None:
-        """Make the folder this run's, or refuse it."""
-        note = self.folder / "plan.json"
-        if note.is_file():
-            if _digest(note) != digest:
-                raise RunError(
-                    f"{self.folder} holds a different run (another model, recipe, calibration text or version): "
-                    "give another output folder, or delete this one"
-                )
-        elif self.folder.exists() and any(path.name != "plan.json.part" for path in self.folder.iterdir()):
-            raise RunError(f"{self.folder} is not empty and no run of this tool: give another output folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(note, {"digest": digest, "version": __version__})
-
 
 def table_text(table: Any) -> Any:
     """What identifies a table's treatment."""
@@ -206,32 +187,3 @@ def _store(folder: Path, key: str, job: BlockJob, result: BlockResult) -> Any:
     write_block(folder, job.index, key, (result.qtensors, result.kept), result.report)
     assert block_file(folder, job.index).is_file()
     return result.report
-
-
-def _digest(note: Path) -> Any:
-    try:
-        return read_json(note)["digest"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise RunError(f"{note} is damaged: give another output folder, or delete {note.parent}") from error
-
-
-@contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Within it, a full disk, any other OSError and a lack of memory are raised as a RunError that says what to do."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-            raise RunError(
-                "there is not enough memory (`bitwright plan` prints how much is needed). Finished blocks are kept: "
-                "end other programs, or move to a larger machine, and run the same command again"
-            ) from error
-        raise
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunError(
-                f"the disk of {folder} is full. Finished blocks are kept: make room (`bitwright plan` prints how much "
-                "is needed) and run the same command again"
-            ) from error
-        what = f"{error.filename or folder}: {error.strerror or error}"
-        raise RunError(f"{what}. Finished blocks are kept: run the same command again") from error

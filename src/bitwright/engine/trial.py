@@ -26,7 +26,7 @@ class Trial:
     """Held-out samples that judge drafts of one network, and the samples that make their ranges."""
 
     def __init__(self, source: OnnxSource, recipe: NetworkRecipe, samples: Samples) -> None:
-        self._recipe = recipe
+        self.source, self._recipe = source, recipe
         makers = [place for place in range(samples.count) if place % HELD_OUT != HELD_OUT - 1]
         few = len(makers) < (samples.stacking.fixed or 1)
         self.samples = (samples if few else samples.at(makers)).dealt(OBSERVED, BATCH)

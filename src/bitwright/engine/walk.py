@@ -12,6 +12,7 @@ from typing import final
 
 from torch import Tensor
 
+from bitwright.engine.checkpoint_forms import rounded_form
 from bitwright.engine.judge import BATCH, through
 from bitwright.engine.layer import NO_SAMPLES, Rounded, halves, round_alone, round_layer
 from bitwright.engine.patches import has_patches, output_axis
@@ -21,6 +22,7 @@ from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Network, Node
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, WeightStep
+from bitwright.store.checkpoints import Checkpoints
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import StoredPoint, StoredWeight
 from bitwright.store.sample_set import Samples
@@ -50,12 +52,12 @@ class Walked:
     offsets: Mapping[str, Tensor]
 
 
-def walk_weights(task: Task, samples: Samples, on_step: OnStep) -> Walked:
+def walk_weights(task: Task, samples: Samples, checkpoints: Checkpoints, on_step: OnStep) -> Walked:
     """Round every weight of the plan in running order.
 
     Memory: the live values of 64 samples at the widest place of the network.
     """
-    walk = _Walk(task)
+    walk = _Walk(task, checkpoints)
     walk.run(samples, on_step)
     return Walked(walk.weights, walk.rounded, walk.offsets)
 
@@ -76,8 +78,8 @@ def round_weights(task: Task, on_step: OnStep) -> Walked:
 class _Walk:
     """What the walk has found so far."""
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.network = task, task.source.network()
+    def __init__(self, task: Task, checkpoints: Checkpoints) -> None:
+        self.task, self.network, self.checkpoints = task, task.source.network(), checkpoints
         self.weights: dict[str, StoredWeight] = {}
         self.rounded: dict[str, Rounded] = {}
         self.offsets: dict[str, Tensor] = {}
@@ -101,13 +103,15 @@ class _Walk:
 
     def _round(self, node: Node, step: WeightStep, walk: NodeWalk) -> None:
         weight = self.task.source.read([step.name])[step.name]
-        recipe = self.task.recipe
-        if has_patches(self.network, node):
+        recipe, shape = self.task.recipe, tuple(weight.shape)
+
+        def solve() -> Rounded:
+            if not has_patches(self.network, node):
+                return round_alone(node, weight, step.spec, recipe.solver)
             inputs = [feeds[node.inputs[0]] for feeds in walk.inputs(node)]
-            found = round_layer(node, weight, step.spec, recipe.solver, halves(inputs))
-        else:
-            found = round_alone(node, weight, step.spec, recipe.solver)
-        shape = tuple(weight.shape)
+            return round_layer(node, weight, step.spec, recipe.solver, halves(inputs))
+
+        found = self.checkpoints.once(step.name, solve, rounded_form(step.spec))
         self.weights[step.name] = StoredWeight(step.name, output_axis(node), shape, found.qtensor, step.nodes)
         self.rounded[step.name] = found
         if recipe.corrects_bias and found.offset is not None and takes_offset(self.network, node, step.nodes):

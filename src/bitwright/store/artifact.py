@@ -6,8 +6,7 @@
     source/                  configuration and tokenizer of the source, and the names and shapes of its tensors
     run.json, scores.json    times and hosts; scores. Neither is part of the result.
 
-A stored block is believed only if its key is the one that the plan computes and its digests are those of the file
-and of the report.
+A block is a piece (`pieces.py`): it is believed only if its key and its digests are right.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from bitwright import numerics
 from bitwright.numerics import QTensor, Spec
 from bitwright.numerics.plain import from_plain
-from bitwright.store.files import file_digest, read_json, text_digest, write_json, write_tensors
+from bitwright.store.files import file_digest, read_json
+from bitwright.store.pieces import read_arrays, read_piece, write_piece
 from bitwright.store.tensors import flatten, gather
 
 FORMAT = 1
@@ -91,12 +90,12 @@ class Artifact:
     def qtensors(self, block: int | None) -> dict[str, QTensor]:
         """The quantized tensors of one file, by weight name."""
         entries = [entry for entry in self.entries if entry.block == block]
-        arrays = _read(self._file(block), quantized=True)
+        arrays = read_arrays(self._file(block), "q.")
         return {entry.name: gather(entry.name, entry.spec, entry.shape, arrays) for entry in entries}
 
     def kept(self, block: int | None) -> dict[str, Tensor]:
         """The parameters of one file that were kept as they were."""
-        return _read(self._file(block), quantized=False)
+        return read_arrays(self._file(block), "k.")
 
     def parameters(self, block: int | None, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Every parameter of one file, quantized ones dequantized, in the source's float type or the one given."""
@@ -164,43 +163,24 @@ def write_block(
     folder: Path, index: int, key: str, tensors: tuple[Mapping[str, QTensor], Mapping[str, Tensor]], report: Any
 ) -> None:
     """Store a block: quantized tensors and kept parameters, then the note that makes it count."""
-    file = block_file(folder, index)
-    write_arrays(file, tensors)
-    digests = [file_digest(file), text_digest(report)]
-    write_json(file.with_suffix(".json"), {"key": key, "digests": digests, "report": report})
+    write_piece(block_file(folder, index), key, arrays_of(tensors), report)
 
 
-def write_arrays(file: Path, tensors: tuple[Mapping[str, QTensor], Mapping[str, Tensor]]) -> None:
+def arrays_of(tensors: tuple[Mapping[str, QTensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Quantized tensors under `q.`, kept parameters under `k.`."""
     arrays = {f"k.{name}": tensor for name, tensor in tensors[1].items()}
     for name, qtensor in tensors[0].items():
         arrays |= {f"q.{key}": array for key, array in flatten(name, qtensor).items()}
-    write_tensors(file, arrays)
+    return arrays
 
 
 def read_block(folder: Path, index: int, key: str) -> Any | None:
     """The report of a stored block if it has this key and is intact, else None."""
-    file = block_file(folder, index)
-    note = file.with_suffix(".json")
-    if not file.is_file() or not note.is_file():
-        return None
-    try:
-        data = read_json(note)
-    except ValueError:
-        return None
-    if not isinstance(data, dict) or data.get("key") != key:
-        return None
-    report = data.get("report")
-    return report if data.get("digests") == [file_digest(file), text_digest(report)] else None
+    piece = read_piece(block_file(folder, index), key)
+    return None if piece is None else piece.report
 
 
 def read_qtensors(folder: Path, index: int, entries: list[Entry]) -> dict[str, QTensor]:
     """The quantized tensors of a stored block."""
-    arrays = _read(block_file(folder, index), quantized=True)
+    arrays = read_arrays(block_file(folder, index), "q.")
     return {entry.name: gather(entry.name, entry.spec, entry.shape, arrays) for entry in entries}
-
-
-def _read(file: Path, quantized: bool) -> dict[str, Tensor]:
-    prefix = "q." if quantized else "k."
-    with safe_open(file, framework="pt") as archive:
-        return {key[2:]: archive.get_tensor(key) for key in archive.keys() if key.startswith(prefix)}  # noqa: SIM118

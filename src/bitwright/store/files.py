@@ -17,9 +17,9 @@ from bitwright.store.safetensors_file import DTYPES
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
-    write_bytes(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
+def write_json(path: Path, data: Any, allow_nan: bool = False) -> None:
+    """Write JSON with sorted keys, whole or not at all. `allow_nan`: also what only Python reads back."""
+    write_bytes(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=allow_nan).encode() + b"\n")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

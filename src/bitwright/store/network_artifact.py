@@ -4,6 +4,7 @@ manifest.json        the recipe as text, weights and points with their ranges an
                      float and why, what the calibration data showed, digests, versions
 weights.safetensors  codes and scales of the weights
 float.onnx           the float graph after edits and bias corrections, with the user's names
+source/model.onnx    what a module or an encoder was exported to, before all edits
 """
 
 from __future__ import annotations
@@ -30,19 +31,7 @@ from bitwright.store.tensors import flatten, gather
 NETWORK_FORMAT = 1
 KIND = "network"
 MANIFEST = "manifest.json"
-_OWN = {
-    MANIFEST,
-    "float.onnx",
-    "float.onnx.data",
-    "draft.onnx",
-    "draft.onnx.data",
-    "weights.safetensors",
-    "delivery.json",
-    "scores.json",
-    "run.json",
-    "export",
-    "source",
-}
+EXPORTED = "source"
 _SPECS = {name: vars(numerics)[name] for name in numerics.__all__ if isinstance(vars(numerics)[name], type)}
 
 
@@ -76,19 +65,6 @@ def write_network(held: QuantizedNetwork, notes: Mapping[str, Any], folder: Path
 def float_bytes(held: QuantizedNetwork) -> int:
     """Size of the float file without the numbers that lie in codes beside it."""
     return held.source.bytes - sum(4 * math.prod(weight.shape) for weight in held.weights.values())
-
-
-def claim(folder: Path, source: OnnxSource) -> None:
-    """Make a folder this run's. ArtifactError where it holds something else: that is never written over."""
-    if folder.is_dir():
-        strangers = sorted(path.name for path in folder.iterdir() if path.name.removesuffix(".part") not in _OWN)
-        if strangers:
-            raise ArtifactError(f"{folder} holds {strangers[0]}, not of such a run: give another output folder")
-        if source.path.resolve().parent == folder.resolve():
-            raise ArtifactError(f"{folder} is where {source.path.name} lies: give another output folder")
-        if (folder / MANIFEST).is_file() and read_manifest(folder)["source"]["digest"] != source.digest():
-            raise ArtifactError(f"{folder} holds another model: give another output folder, or delete this one")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def is_made(folder: Path, wanted: Mapping[str, Any]) -> bool:

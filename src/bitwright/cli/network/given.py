@@ -13,12 +13,10 @@ from bitwright.store.artifact import ArtifactError
 from bitwright.store.encoder_source import read_tokenizer
 from bitwright.store.hooks import load_hook
 from bitwright.store.loader import Loaded, run_loader
-from bitwright.store.network_artifact import read_manifest
+from bitwright.store.network_artifact import EXPORTED, read_manifest
 from bitwright.store.network_source import ModelKind, kind_of, network_digest, open_network
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.samples import Samples, read_samples
-
-SOURCE = "source"  # the folder of a module's ONNX file, beside the artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ def original_of(folder: Path, model: str) -> OnnxSource:
         )
     if kind_of(model) is ModelKind.ONNX:
         return OnnxSource.open(Path(model))
-    path = folder / SOURCE / "model.onnx"
+    path = folder / EXPORTED / "model.onnx"
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run the same quantize command again to make it anew")
     return OnnxSource.open(path)

@@ -21,7 +21,7 @@ from bitwright.cli.network.deliver import (
     stored_bytes,
     verify_file,
 )
-from bitwright.cli.network.given import SOURCE, Asked, Given
+from bitwright.cli.network.given import Asked, Given
 from bitwright.engine.network import Step, quantize_network
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
@@ -30,6 +30,7 @@ from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import check_keep
 from bitwright.recipe.targets import find_target
 from bitwright.store.files import read_json, write_json
+from bitwright.store.network_artifact import EXPORTED
 from bitwright.store.random_samples import random_samples
 
 _SHOWN = 16  # random samples that a file is verified on where none were given
@@ -55,22 +56,22 @@ def quantize_whole(options: NetworkOptions) -> None:
     form = OnnxForm.STANDARD if options.to is None else find_form(options.to)
     if options.to is not None:
         check_exports(recipe, form)
-    source, samples = options.given.open(options.output / SOURCE, recipe.needs_samples)
+    source, samples = options.given.open(options.output / EXPORTED, recipe.needs_samples)
     check_keep(source.network(), recipe.keep)
     for note in source.notes:
         err.print(f"note: {note}", soft_wrap=True)
     told = "no samples: weights are rounded to nearest"
     err.print(told if samples is None else f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
-    started = time.monotonic()
+    started, progress = time.monotonic(), Progress()
     with PeakMemory() as peak:
-        network = quantize_network(source, recipe, options.output, samples, Progress())
+        network = quantize_network(source, recipe, options.output, samples, progress)
     try:
         file = exported_inside(network, options.output, form)
     except ExportError as error:
         file = None
         show_warning(f"not exported: {error}")
     seconds = time.monotonic() - started
-    note_run(options, seconds, peak.bytes)
+    note_run(options, seconds, peak.bytes, progress.notes)
     delivery = None
     if options.verify and file is not None:
         shown = samples or random_samples([source.network().values[name] for name in source.network().inputs], _SHOWN)
@@ -94,13 +95,17 @@ def quantize_whole(options: NetworkOptions) -> None:
         _show(options, data)
 
 
-def note_run(options: NetworkOptions, seconds: float, peak_bytes: int) -> None:
-    """Write run.json: times and host, which the manifest must not hold; not for a run that found all of it made."""
+def note_run(options: NetworkOptions, seconds: float, peak_bytes: int, notes: list[str]) -> None:
+    """Write run.json: what the manifest must not hold; not for a run that found all of it made.
+
+    Times and host, and in `notes` what was found of an earlier run that was stopped.
+    """
     file, manifest = options.output / "run.json", options.output / "manifest.json"
     if file.is_file() and file.stat().st_mtime_ns >= manifest.stat().st_mtime_ns:
         return
     model = Path(options.given.model).name
-    write_json(file, {"model": model, "seconds": seconds, "blocks": [], "peak_bytes": peak_bytes, "host": host()})
+    times = {"seconds": seconds, "blocks": [], "peak_bytes": peak_bytes}
+    write_json(file, {"model": model, **times, "host": host(), "notes": notes})
 
 
 def check_exports(recipe: NetworkRecipe, form: OnnxForm) -> None:
@@ -115,13 +120,21 @@ def check_exports(recipe: NetworkRecipe, form: OnnxForm) -> None:
 
 
 class Progress:
-    """Prints a line when a step begins and whenever another quarter of it is done, with the time it took so far."""
+    """Prints a line when a step begins and whenever another quarter of it is done, with the time it took so far.
+
+    Notes are printed, too, and kept.
+    """
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self._started = time.monotonic()
         self._last = ("", 0)
 
     def __call__(self, step: Step) -> None:
+        if step.note:
+            self.notes.append(step.note)
+            err.print(f"note: {step.note}", soft_wrap=True)
+            return
         now = (step.what, 4 * step.done // max(1, step.total))
         if now != self._last:
             self._last = now
