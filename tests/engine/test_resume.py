@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from bitwright.engine.folder import RunError
 from bitwright.engine.progress import Step
 from bitwright.store import checkpoints, pieces
-from engine.tiny import contents
+from engine.tiny import clone, contents
 from engine.tiny_network import model, run
 
 
@@ -46,14 +45,21 @@ def whole(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, i
     return out, counted.calls
 
 
-@pytest.fixture
-def stopped(file: Path, whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def halted(file: Path, whole: tuple[Path, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped before its last result."""
-    monkeypatch.setattr(checkpoints, "write_piece", Counted(whole[1] - 1))
-    with pytest.raises(KeyboardInterrupt):
-        run(file, tmp_path / "out")
-    monkeypatch.undo()
-    return tmp_path / "out"
+    out = tmp_path_factory.mktemp("halted") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "write_piece", Counted(whole[1] - 1))
+        with pytest.raises(KeyboardInterrupt):
+            run(file, out)
+    return out
+
+
+@pytest.fixture
+def stopped(halted: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may go on with."""
+    return clone(halted, tmp_path / "out")
 
 
 def test_a_finished_run_leaves_no_checkpoints(whole: tuple[Path, int]) -> None:
@@ -94,8 +100,8 @@ def test_a_stop_between_the_manifest_and_the_end_leaves_nothing_behind(
     file: Path, whole: tuple[Path, int], stopped: Path
 ) -> None:
     out = stopped.with_name("finished")
-    shutil.copytree(whole[0], out)
-    shutil.copytree(stopped / "checkpoints", out / "checkpoints")
+    clone(whole[0], out)
+    clone(stopped / "checkpoints", out / "checkpoints")
     run(file, out)
     assert contents(out) == contents(whole[0])
 
