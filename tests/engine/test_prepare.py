@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitwright.engine.prepare import prepare
-from bitwright.engine.progress import Step, ignore
+from bitwright.engine.prepare import Prepared, prepare
+from bitwright.engine.progress import OnStep, Step, ignore
 from bitwright.engine.trial import Trial
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkRecipe, find_network_recipe
+from bitwright.store.checkpoints import Checkpoints
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.sample_set import Samples, Stacking
 from networks import exported, network, sample
@@ -27,6 +28,11 @@ def samples_for(name: str, source: OnnxSource, count: int = 24) -> Samples:
     return Samples(count, "random", Stacking(True, None), read)
 
 
+def prepared(source: OnnxSource, name: str, recipe: NetworkRecipe, folder: Path, on_step: OnStep = ignore) -> Prepared:
+    checkpoints = Checkpoints(folder / "checkpoints", recipe.target)
+    return prepare(source, recipe, samples_for(name, source), folder / "out", checkpoints, on_step)
+
+
 def change(source: OnnxSource, edited: OnnxSource, name: str) -> float:
     feeds = samples_for(name, source).first(8)
     (wanted,), (found,) = (OnnxRunner(one).run(feeds).values() for one in (source, edited))
@@ -38,8 +44,7 @@ def test_edits_that_are_asked_for_keep_what_the_network_computes(tmp_path: Path,
     source = exported(network(name), tmp_path)
     (tmp_path / "out").mkdir()
     steps: list[Step] = []
-    samples = samples_for(name, source)
-    made = prepare(source, find_network_recipe(recipe, "x86-vnni"), samples, tmp_path / "out", steps.append)
+    made = prepared(source, name, find_network_recipe(recipe, "x86-vnni"), tmp_path, steps.append)
     assert change(source, made.source, name) < 1e-5
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"float.onnx"}
     assert steps[-1].done == steps[-1].total == len(made.edits)
@@ -56,9 +61,9 @@ def test_an_edit_is_kept_if_the_outputs_are_no_worse(
     noise = iter([0.5, 0.6 if is_worse else 0.5])
     monkeypatch.setattr(Trial, "noise", lambda self, draft: next(noise))
     recipe = NetworkRecipe(equalize=True)
-    made = prepare(source, recipe, samples_for("residual", source), tmp_path / "out", ignore)
+    made = prepared(source, "residual", recipe, tmp_path)
     assert made.edits["equalize"]["is_kept"] is not is_worse
-    plain = prepare(source, NetworkRecipe(), samples_for("residual", source), tmp_path / "out", ignore).source
+    plain = prepared(source, "residual", NetworkRecipe(), tmp_path).source
     weights = [node.inputs[1] for node in plain.network().nodes if node.op == "Conv"]
     held, kept = plain.read(weights), made.source.read(weights)
     assert all(torch.equal(held[name], kept[name]) for name in weights) is is_worse
@@ -68,5 +73,5 @@ def test_without_edits_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.Monk
     source = exported(network("residual"), tmp_path)
     (tmp_path / "out").mkdir()
     monkeypatch.setattr("bitwright.engine.prepare.Trial", None)
-    made = prepare(source, NetworkRecipe(), samples_for("residual", source), tmp_path / "out", ignore)
+    made = prepared(source, "residual", NetworkRecipe(), tmp_path)
     assert made.edits == {} and change(source, made.source, "residual") < 1e-5

@@ -15,6 +15,7 @@ from bitwright.engine.relief import Relief
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics import Params
 from bitwright.recipe.network import NetworkPlan, int8, plan_network
+from bitwright.store.checkpoints import Checkpoints
 from bitwright.store.sample_set import Samples, Stacking
 from networks import exported, network, sample
 
@@ -36,6 +37,10 @@ def started(tmp_path: Path) -> tuple[Relief, NetworkPlan, Ranges]:
     return relief, plan, best_ranges(plan, runner, observed, (MinMaxRange(),), judge)
 
 
+def fresh(folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", "a run")
+
+
 def spoiled(ranges: Ranges, value: str) -> Ranges:
     """The same with a step sixteen times as large at one value."""
     point = ranges.points[value]
@@ -52,7 +57,7 @@ def test_a_value_that_makes_most_of_the_error_is_relieved_and_named(tmp_path: Pa
     relief, plan, ranges = started(tmp_path)
     value, last = read_by_last(relief), relief.runner.network.nodes[-1]
     bad = spoiled(ranges, value)
-    found = relief.relieve(plan, bad)
+    found = relief.relieve(plan, bad, fresh(tmp_path))
     assert last.name in found.reasons and value in found.reasons[last.name] and "%" in found.reasons[last.name]
     assert last.name in found.plan.placement.floats and last.name not in found.plan.placement.integer
     assert last.inputs[1] not in [step.name for step in found.plan.weights]
@@ -63,7 +68,7 @@ def test_a_value_that_makes_most_of_the_error_is_relieved_and_named(tmp_path: Pa
 def test_what_takes_more_than_a_tenth_of_the_products_stays_in_integers(tmp_path: Path) -> None:
     relief, plan, ranges = started(tmp_path)
     first = next(node for node in relief.runner.network.nodes if node.op == "Conv")
-    found = relief.relieve(plan, spoiled(ranges, first.inputs[0]))
+    found = relief.relieve(plan, spoiled(ranges, first.inputs[0]), fresh(tmp_path))
     assert found.reasons == {} and found.plan is plan
 
 
@@ -78,4 +83,4 @@ def test_where_the_error_comes_from_everywhere_nothing_is_relieved(tmp_path: Pat
 def test_relief_that_does_not_help_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     relief, plan, ranges = started(tmp_path)
     monkeypatch.setattr(Judge, "noise", lambda self, runner, points: 1.0 if points else 0.0)
-    assert relief.relieve(plan, ranges).reasons == {}
+    assert relief.relieve(plan, ranges, fresh(tmp_path)).reasons == {}

@@ -123,11 +123,12 @@ def rounded_form(spec: Spec) -> Form[Rounded]:
 
 def learned_form(weights: Mapping[str, QTensor], points: Mapping[str, Spec]) -> Form[Reconstructed]:
     """What learning made of a segment: of these weights (as they were before) and points of these specs."""
+    places = {name: f"weight {place}" for place, name in enumerate(weights)}  # no name is the beginning of another
 
     def apart(found: Reconstructed) -> Parts:
         arrays: dict[str, Tensor] = {f"bias {name}": bias for name, bias in found.choice.biases.items()}
         for name, qtensor in found.choice.weights.items():
-            arrays |= flatten(f"weight {name}", qtensor)
+            arrays |= flatten(places[name], qtensor)
         for name, point in found.choice.points.items():
             arrays[f"scale {name}"] = point.params.scale
             if point.params.zero is not None:
@@ -137,7 +138,7 @@ def learned_form(weights: Mapping[str, QTensor], points: Mapping[str, Spec]) -> 
 
     def together(data: Any, arrays: Mapping[str, Tensor]) -> Reconstructed:
         choice = Chosen(
-            {name: gather(f"weight {name}", old.spec, old.shape, arrays) for name, old in weights.items()},
+            {name: gather(places[name], old.spec, old.shape, arrays) for name, old in weights.items()},
             {name.removeprefix("bias "): bias for name, bias in arrays.items() if name.startswith("bias ")},
             {
                 name: Activation(spec, Params(arrays[f"scale {name}"], arrays.get(f"zero {name}")))
