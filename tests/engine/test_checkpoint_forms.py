@@ -13,7 +13,7 @@ from bitwright.engine.judge import BATCH, Judge, best_ranges, held_out
 from bitwright.engine.layer import Rounded
 from bitwright.engine.observe import observe
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.numerics import PER_ROW, Int, MinMax, Params, QTensor, Spec, quantize
+from bitwright.numerics import PER_ROW, PER_TENSOR, Int, MinMax, Params, QTensor, Spec, quantize
 from bitwright.recipe.network import NetworkRecipe, plan_network
 from bitwright.solvers import Activation
 from bitwright.solvers.reconstruction import Choice, Reconstructed
@@ -73,7 +73,7 @@ def test_a_rounded_weight_comes_back(offset: torch.Tensor | None) -> None:
 
 
 def test_a_learned_segment_comes_back() -> None:
-    spec = Spec(Int(8, signed=False), zero=Spec(Int(8, signed=False)))
+    spec = Spec(Int(8, signed=False), PER_TENSOR, zero=Spec(Int(8, signed=False)))
     points = {
         "a": Activation(spec, Params(torch.tensor([[0.1]]), torch.tensor([[3.0]]))),
         "b": Activation(spec, Params(torch.tensor([[0.2]]))),
