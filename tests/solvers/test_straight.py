@@ -57,7 +57,7 @@ def test_what_is_left_out_passes_and_says_nothing_about_scale_and_zero() -> None
     left = torch.rand(len(values)) < 0.5
     pull = torch.randn(len(values))
     leaves = [values.clone().requires_grad_(), scale.clone().requires_grad_(), zero.clone().requires_grad_()]
-    found = straight_through(*leaves, Int(4), left)  # type: ignore[arg-type]
+    found = straight_through(*leaves, Int(4), left.float())  # type: ignore[arg-type]
     assert torch.equal(found[left], values[left])
     assert torch.equal(found[~left], straight_through(values, scale, zero, Int(4))[~left])
     (found * pull).sum().backward()

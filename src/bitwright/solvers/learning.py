@@ -214,7 +214,7 @@ class _Run:
         mixed: dict[str, Tensor] = {}
         for name, value in given.items():
             if value.is_floating_point():
-                value = torch.where(coins(value.shape, self.loop.drop, self.drops), original[name], value)
+                value = torch.lerp(value, original[name], coins(value.shape, self.loop.drop, self.drops))
             mixed[name] = value
         return mixed
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.numerics import Params, store_params
@@ -53,13 +54,11 @@ class Points:
         return Activation(point.spec, store_params(point.spec, params))
 
 
-def coins(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
-    """True for this share of the elements (to within 1/512), at random.
+def coins(shape: torch.Size, share: float, generator: torch.Generator) -> Float[Tensor, "..."]:
+    """1.0 for this share of the elements (to within 1/512), at random, and 0.0 for the others.
 
     One random byte per element, eight from each 64-bit draw: several times faster than drawing element by element.
     """
     count, below = shape.numel(), round(share * 256)
-    if below == 256:
-        return torch.ones(shape, dtype=torch.bool)
     words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return (words.view(torch.uint8)[:count] < below).reshape(shape)
+    return words.view(torch.uint8)[:count].float().neg_().add_(below).clamp_(0, 1).reshape(shape)
