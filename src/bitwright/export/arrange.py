@@ -11,10 +11,11 @@ from onnx import ModelProto
 from bitwright.export.gelu_order import order_gelu
 from bitwright.export.nan_guards import narrow_guards
 from bitwright.export.proto_graph import ProtoGraph
+from bitwright.export.sums_after_products import separate_biases
 from bitwright.export.sums_before_norms import separate_sums
 from bitwright.store.onnx_source import OnnxSource
 
-REWRITES = (separate_sums, order_gelu, narrow_guards)
+REWRITES = (separate_sums, separate_biases, order_gelu, narrow_guards)
 
 
 def arrange(model: ModelProto, source: OnnxSource) -> None:
