@@ -11,7 +11,10 @@ import torch
 from bitwright.calib import activation_params
 from bitwright.engine.patches import output_axis
 from bitwright.engine.simulate import Simulation
+from bitwright.evaluate.operators import Kind, openvino_operators
+from bitwright.execute import openvino_session
 from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.execute.openvino_session import OpenVinoSession
 from bitwright.export.qdq_graph import QdqGraph
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, Float8, Int, Spec, quantize
 from bitwright.recipe.points import place
@@ -142,3 +145,21 @@ def test_8_bit_floats_raise_the_opset_and_compute_what_their_codes_say(tmp_path:
     for key, value in wanted.items():
         assert float((found[key] - simulated[key]).norm() / value.norm()) < 5e-3
         assert 1e-3 < float((found[key] - value).norm() / value.norm()) < 0.1
+
+
+@pytest.mark.skipif(not openvino_session.is_installed(), reason="OpenVINO is not installed")
+def test_openvino_runs_all_of_attention_in_integers_and_agrees(tmp_path: Path) -> None:
+    module = network("attention")
+    source = exported(module, tmp_path)
+    model = written(quantized(source, "openvino"), tmp_path / "q.onnx")
+    session = OpenVinoSession(tmp_path / "q.onnx", precision="f32")
+    executed = session.executed()
+    linear = [one for one in openvino_operators(executed) if one.is_linear]
+    assert linear
+    assert all(one.kind is Kind.INTEGER for one in linear)
+    attention = [one for one in executed if one.op in ("Subgraph", "MatMul") and one.reads == ("int8",)]
+    assert len(attention) == 1  # both products and the softmax between them are one operator there
+    feeds = dict(zip(source.network().inputs, sample(module, 4), strict=True))
+    wanted = OnnxRunner(model, tmp_path).run(feeds)
+    for name, found in session.run(feeds).items():
+        assert float((found - wanted[name]).norm() / wanted[name].norm()) < 0.02

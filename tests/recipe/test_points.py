@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.graph.network import Network
+from bitwright.numerics import Int, Spec
 from bitwright.recipe.points import Placement, place
 from bitwright.recipe.targets import TARGETS, Role, find_target
 from bitwright.transforms import fold_norms, means_as_pools
@@ -168,3 +169,21 @@ def test_a_mean_that_counts_its_padding_stays_float_where_the_engine_pads_with_a
 def test_an_unknown_target_is_an_error_that_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match="x86-vnni"):
         find_target("abacus")
+
+
+def test_openvino_multiplies_activations_without_zeros_the_second_signed(tmp_path: Path) -> None:
+    net, placement = placed("attention", tmp_path, "openvino")
+    forms = {point.value: (point.spec.format, point.spec.zero) for point in placement.points}
+    scores, mixed = (node for node in net.nodes if placement.integer.get(node.name) is Role.PRODUCT)
+    symmetric, unsigned = (Int(8), None), (Int(8, signed=False), Spec(Int(8, signed=False)))
+    assert forms[scores.inputs[0]] == forms[scores.inputs[1]] == forms[mixed.inputs[1]] == symmetric
+    assert forms[mixed.inputs[0]] == unsigned, "shares of a softmax are never negative: their zero is the code 0"
+    linear = [node for node in net.nodes if placement.integer.get(node.name) is Role.LINEAR]
+    assert linear
+    assert all(forms[node.inputs[0]] == unsigned for node in linear)
+
+
+def test_other_targets_have_one_form_for_all_activations(tmp_path: Path) -> None:
+    for name in sorted(set(TARGETS) - {"openvino"}):
+        _, placement = placed("attention", tmp_path, name)
+        assert {point.spec for point in placement.points} == {find_target(name).activation()}

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import final
 
 from bitwright.graph.network import Network, Node
-from bitwright.numerics import Spec
+from bitwright.numerics import Int, Spec
 from bitwright.recipe.roles import role_of
 from bitwright.recipe.targets import Role, Target
+
+NEVER_NEGATIVE = frozenset({"Softmax", "Sigmoid", "Relu", "Abs", "Exp", "Sqrt"})
 
 
 @final
@@ -148,8 +150,10 @@ class _Walk:
             self._join(node, needed)
         order = {name: i for i, name in enumerate(self.network.inputs)}
         order |= {name: len(order) + i for i, node in enumerate(self.network.nodes) for name in node.outputs}
+        signed = self._signed()
         points = tuple(
-            Point(name, spec, self._root(name), self._readers(name)) for name in sorted(needed, key=order.__getitem__)
+            Point(name, _symmetric(spec) if self._root(name) in signed else spec, self._root(name), self._readers(name))
+            for name in sorted(needed, key=order.__getitem__)
         )
         return Placement(points, self._integer(needed), self._floats())
 
@@ -181,6 +185,26 @@ class _Walk:
             first, other = self._root(held[0]), self._root(name)
             if first != other:
                 self.groups[other] = first
+
+    def _signed(self) -> set[str]:
+        """The groups that have to be signed and without a zero, because products of two activations read them."""
+        if not self.target.signs_factors:
+            return set()
+        products = [node for node in self.network.nodes if self.roles[node.name] is Role.PRODUCT]
+        factors = {node.inputs[1] for node in products}
+        factors |= {node.inputs[0] for node in products if not self._is_never_negative(node.inputs[0])}
+        return {self._root(name) for name in factors}
+
+    def _is_never_negative(self, value: str) -> bool:
+        """Whether no number of a value can be below zero, so that unsigned codes of it need no zero."""
+        node = self.network.producers.get(value)
+        if node is None:
+            return False
+        if node.op in NEVER_NEGATIVE:
+            return True
+        if node.op == "Where":  # what it chooses among; of a constant it is assumed
+            return all(name in self.network.constants or self._is_never_negative(name) for name in node.inputs[1:])
+        return self.roles[node.name] is Role.MOVE and self._is_never_negative(node.inputs[0])
 
     def _root(self, name: str) -> str:
         while name in self.groups:
@@ -215,3 +239,8 @@ class _Walk:
             wanted = any(name in self.wanted for name in node.outputs)
             reasons[node.name] = "what it reads is float" if wanted else "what it makes is only read by float operators"
         return reasons
+
+
+def _symmetric(spec: Spec) -> Spec:
+    """The same bits, signed and without a zero."""
+    return Spec(Int(spec.format.bits), spec.tile) if isinstance(spec.format, Int) else spec

@@ -61,6 +61,7 @@ class Target:
     `joins_share`: parts of a Concat must have one scale. `has_dynamic`: whether activations can be quantized by ranges
     that are found as the network runs. `fuses_sums`: a convolution's output is added to another value before it is
     rounded, so that it is no value in codes. `pads_with_zero`: means that count their padding pad with the code of 0.0.
+    `signs_factors`: activations are multiplied with each other only if neither has a zero and the second is signed.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Target:
     joins_share: bool = False
     fuses_sums: bool = False
     pads_with_zero: bool = True
+    signs_factors: bool = False
     has_dynamic: bool = True
     linear: frozenset[str] = LINEAR
     curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
@@ -117,6 +119,7 @@ TARGETS: dict[str, Target] = {
             joins_share=True,
             pads_with_zero=False,
             fuses_sums=True,
+            signs_factors=True,
             linear=LINEAR | {"ConvTranspose"},
             curves=frozenset(),
             needs_output=_FUSED,
