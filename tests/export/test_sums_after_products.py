@@ -22,11 +22,11 @@ BEHIND = "out = Add(product, bias)"
 SHAPES = ["2, 4", "B, 4", "2, 5, 4", "B, T, 4"]
 
 
-def layer(shape: str, folder: Path, rest: str = BEHIND) -> tuple[ModelProto, ModelProto]:
+def layer(shape: str, folder: Path, rest: str = BEHIND, nodes: str = QUANTIZED) -> tuple[ModelProto, ModelProto]:
     """A linear layer between quantizers, its input of this shape: before and after the rewrite."""
     head = f"g (float[{shape}] x) => (float[{shape[:-1]}3] out)"
     source = source_of(f"{head} {FLOAT} {{ product = MatMul(x, weight) {rest} }}", folder)
-    text = f'<ir_version: 9, opset_import: ["" : 18]> {head} {CODES} {{ {QUANTIZED} {rest} }}'
+    text = f'<ir_version: 9, opset_import: ["" : 18]> {head} {CODES} {{ {nodes} {rest} }}'
     before, after = parser.parse_model(text), parser.parse_model(text)
     separate_biases(ProtoGraph(after, source))
     onnx.checker.check_model(after, full_check=True)
@@ -69,13 +69,18 @@ def test_the_sum_behind_a_float_product_stays(tmp_path: Path) -> None:
     assert rewritten(source, separate_biases) == source.model()
 
 
+def test_the_sum_behind_a_product_of_floats_with_a_dequantized_weight_stays(tmp_path: Path) -> None:
+    before, after = layer("2, 4", tmp_path, nodes=QUANTIZED.replace("MatMul(back", "MatMul(x"))
+    assert after == before
+
+
 def test_the_sum_behind_a_product_of_more_than_matrices_stays(tmp_path: Path) -> None:
     head = "g (float[2, 5, 5] x, float[2, 5, 5] y) => (float[2, 5, 5] out)"
-    nodes = "two = Relu(y) product = MatMul(x, two) out = Add(product, mask)"
+    nodes = "one = Relu(x) two = Relu(y) product = MatMul(one, two) out = Add(product, mask)"
     source = source_of(f"{head} <float[5] mask = {{1, 2, 3, 4, 5}}> {{ {nodes} }}", tmp_path)
     model = source.model()
-    maker = next(node for node in model.graph.node if node.op_type == "Relu")
-    maker.op_type = "DequantizeLinear"
+    for maker in (node for node in model.graph.node if node.op_type == "Relu"):
+        maker.op_type = "DequantizeLinear"
     before = model.SerializeToString()
     separate_biases(ProtoGraph(model, source))
     assert model.SerializeToString() == before

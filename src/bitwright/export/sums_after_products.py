@@ -14,15 +14,18 @@ from bitwright.export.proto_graph import ProtoGraph, is_own
 
 
 def separate_biases(graph: ProtoGraph) -> None:
-    """Turn every Add that alone reads a product with a dequantized matrix into Sum."""
+    """Turn every Add that alone reads a product of two dequantized operands, the second a matrix, into Sum."""
     for node in graph.graph.node:
-        if is_own(node, "MatMul") and _reads_dequantized_matrix(graph, node):
+        if is_own(node, "MatMul") and _runs_in_integers(graph, node):
             reader = graph.only_reader(node.output[0])
             if reader is not None and is_own(reader, "Add"):
                 reader.op_type = "Sum"
 
 
-def _reads_dequantized_matrix(graph: ProtoGraph, product: NodeProto) -> bool:
-    """Whether the second operand comes out of codes and may be a matrix: with more axes it is no operand of a Gemm."""
-    second = product.input[1]
-    return graph.made_by(second, "DequantizeLinear") is not None and graph.rank(second) in (2, None)
+def _runs_in_integers(graph: ProtoGraph, product: NodeProto) -> bool:
+    """Whether both operands come out of codes, and the second may be a matrix, as a Gemm's is.
+
+    Where only the weight does, the engine has a product of its own for floats with such weights, which takes the bias.
+    """
+    is_quantized = all(graph.made_by(operand, "DequantizeLinear") is not None for operand in product.input)
+    return is_quantized and graph.rank(product.input[1]) in (2, None)
