@@ -35,6 +35,8 @@ QUICK_SAMPLES, QUICK_BATCHES = 16, 1
 def main() -> None:
     arguments = _arguments()
     arguments.work = arguments.work.resolve()
+    if arguments.peer_python:
+        arguments.peer_python = str(Path(arguments.peer_python).absolute())  # not resolved: it may be a link
     arguments.work.mkdir(parents=True, exist_ok=True)
     known = tasks(arguments.zoo)
     if arguments.table == "accuracy":

@@ -197,7 +197,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> float:
 
 def _ranks(numbers: Tensor) -> Tensor:
     _, places, counts = torch.unique(numbers, return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2)[places]
+    return (counts.cumsum(0).double() - (counts - 1).double() / 2)[places]
 
 
 def first_of(evaluation: Evaluation, batches: int | None) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
