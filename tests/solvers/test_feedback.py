@@ -261,8 +261,8 @@ def test_a_spec_without_scales_is_rounded_with_feedback() -> None:
 def test_weights_that_share_an_input_can_share_the_factor() -> None:
     weight, gram = random_weight(ROWS, COLS), random_gram(COLS)
     solver, problem = Feedback(SEARCH), Problem(weight, SPECS["int4"], gram)
-    shared = solver.solve_prepared(problem, prepare(gram, solver.damp, solver.order))
-    assert torch.equal(shared.qtensor.codes, solver.solve(problem).qtensor.codes)
+    shared, _ = solver.round_prepared(problem, prepare(gram, solver.damp, solver.order))
+    assert torch.equal(shared.codes, solver.solve(problem).qtensor.codes)
 
 
 def test_the_refinement_lowers_the_loss() -> None:

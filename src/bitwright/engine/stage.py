@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bitwright.engine.choose import HeldOut, Writer
 from bitwright.engine.collect import InputStats, Pair, Pass, by_input, collect, passes
-from bitwright.numerics import may_cut_rows, row_ranges
+from bitwright.numerics import QTensor, may_cut_rows, row_ranges
 from bitwright.recipe.plan import Stage, Step
 from bitwright.recipe.recipe import Refinement, Search
 from bitwright.solvers import (
@@ -87,10 +87,21 @@ class _Tall:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """A solution of stacked weights and the words for how it came about."""
+    """Codes of stacked weights, the words for how they came about, and the fallbacks that were taken."""
 
+    qtensor: QTensor
+    chosen: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One weight's codes and how they came about, beside rounding to nearest; losses against the weight as it was."""
+
+    step: Step
     solution: Solution
     chosen: str
+    nearest: Solution
 
 
 class StageRun:
@@ -166,10 +177,10 @@ class StageRun:
                 if after < error:
                     choices, error = trial, after
         self._put(talls, choices)
-        found = {s: c for t, choice in zip(talls, choices, strict=True) for s, c in _split(t, choice).items()}
+        found = [_found(*pair) for pair in zip(talls, choices, strict=True)]
         if self.search.guard and self.held_out.ranges:
-            self._guard(talls, found, error)
-        return [_outcome(tall, step, found[step]) for tall in talls for step in tall.steps]
+            self._guard(found, error)
+        return [_outcome(tall, one[step]) for tall, one in zip(talls, found, strict=True) for step in tall.steps]
 
     def _strength(self, talls: list[_Tall]) -> Strength:
         """The strength whose targets, unrounded, give the best output on held-out rows; from the strongest down.
@@ -200,13 +211,15 @@ class StageRun:
     def _solve(self, tall: _Tall, strength: Strength) -> _Choice:
         solver, spec = tall.steps[0].solver, tall.steps[0].spec
         if tall.gram is None and solver.needs_gram:
-            solution = Nearest().solve(Problem(tall.weight, spec))
-            return _Choice(replace(solution, notes=("no calibration token reached it: rounded to nearest",)), "nearest")
+            qtensor = Nearest().solve(Problem(tall.weight, spec)).qtensor
+            return _Choice(qtensor, "nearest", ("no calibration token reached it: rounded to nearest",))
         problem = Problem(tall.target(strength), spec, tall.gram)
         shared = tall.input.solver
         if isinstance(solver, Feedback) and (solver.damp, solver.order) == (shared.damp, shared.order):
-            return _Choice(solver.solve_prepared(problem, tall.input.prepared), str(strength))
-        return _Choice(solver.solve(problem), str(strength))
+            qtensor, notes = solver.round_prepared(problem, tall.input.prepared)
+            return _Choice(qtensor, str(strength), notes)
+        solution = solver.solve(problem)
+        return _Choice(solution.qtensor, str(strength), solution.notes)
 
     def _refined(self, tall: _Tall, choice: _Choice, strength: Strength, refinement: Refinement) -> _Choice:
         """The choice after this refinement; the same object where there is nothing to refine."""
@@ -215,27 +228,24 @@ class StageRun:
             return choice
         problem = Problem(tall.target(strength), tall.steps[0].spec, tall.gram)
         damping = solver.damp * float(tall.gram.diagonal().mean())
-        refined = refine(choice.solution.qtensor, problem, damping, refinement.sweeps, refinement.refits)
-        return _Choice(replace(choice.solution, qtensor=refined), f"{choice.chosen}, {refinement}")
+        refined = refine(choice.qtensor, problem, damping, refinement.sweeps, refinement.refits)
+        return _Choice(refined, f"{choice.chosen}, {refinement}", choice.notes)
 
-    def _guard(self, talls: list[_Tall], found: dict[Step, _Choice], error: float) -> None:
+    def _guard(self, found: list[dict[Step, _Found]], error: float) -> None:
         """Keep Nearest for every weight with which the held-out output is better than with what was found."""
-        for tall in talls:
-            for step, place in tall.places.items():
-                if isinstance(step.solver, Nearest):
+        for weights in found:
+            for step, one in weights.items():
+                if isinstance(step.solver, Nearest) or one.nearest.loss > _PLAUSIBLE * one.solution.loss:
                     continue
-                now, weight = found[step].solution, tall.weight[place]
-                nearest = Nearest().solve(Problem(weight, step.spec, tall.gram))
-                if nearest.loss > _PLAUSIBLE * rounding_loss(now.qtensor, weight, tall.gram):
-                    continue
-                self.writer.put_qtensor(step.linear.view, nearest.qtensor)
+                self.writer.put_qtensor(step.linear.view, one.nearest.qtensor)
                 after = self.held_out.deciding_error(self.block)
                 if after < error:
                     note = f"rounded to nearest: held-out block error {after:.4g} instead of {error:.4g}"
-                    found[step] = _Choice(replace(nearest, notes=(*now.notes, note)), "nearest")
+                    solution = replace(one.nearest, notes=(*one.solution.notes, note))
+                    weights[step] = replace(one, solution=solution, chosen="nearest")
                     error = after
                 else:
-                    self.writer.put_qtensor(step.linear.view, now.qtensor)
+                    self.writer.put_qtensor(step.linear.view, one.solution.qtensor)
 
     def _error(self, talls: list[_Tall], choices: list[_Choice]) -> float:
         self._put(talls, choices)
@@ -244,7 +254,7 @@ class StageRun:
     def _put(self, talls: list[_Tall], choices: list[_Choice]) -> None:
         for tall, choice in zip(talls, choices, strict=True):
             for step, one in _split(tall, choice).items():
-                self.writer.put_qtensor(step.linear.view, one.solution.qtensor)
+                self.writer.put_qtensor(step.linear.view, one.qtensor)
 
     def _put_target(self, tall: _Tall, strength: Strength) -> None:
         """Write the targets, unrounded, some rows at a time."""
@@ -255,13 +265,21 @@ class StageRun:
                 self.writer.put(step.linear.view, target, start)
 
 
-def _outcome(tall: _Tall, step: Step, choice: _Choice) -> Outcome:
-    weight = tall.weight[tall.places[step]]
-    energy = max(output_loss(weight, tall.gram), 1e-30)
-    nearest = Nearest().solve(Problem(weight, step.spec, tall.gram)).loss / energy
-    loss = rounding_loss(choice.solution.qtensor, weight, tall.gram) / energy
+def _found(tall: _Tall, choice: _Choice) -> dict[Step, _Found]:
+    """The choice weight by weight, with its losses and those of rounding to nearest."""
+    found = {}
+    for step, one in _split(tall, choice).items():
+        weight = tall.weight[tall.places[step]]
+        solution = Solution(one.qtensor, rounding_loss(one.qtensor, weight, tall.gram), one.notes)
+        found[step] = _Found(step, solution, one.chosen, Nearest().solve(Problem(weight, step.spec, tall.gram)))
+    return found
+
+
+def _outcome(tall: _Tall, found: _Found) -> Outcome:
+    energy = max(output_loss(tall.weight[tall.places[found.step]], tall.gram), 1e-30)
+    losses = found.solution.loss / energy, found.nearest.loss / energy
     diagonal = None if tall.gram is None else tall.gram.diagonal().clone()
-    return Outcome(step, choice.solution, choice.chosen, loss, nearest, diagonal, tall.input.sample)
+    return Outcome(found.step, found.solution, found.chosen, *losses, diagonal, tall.input.sample)
 
 
 def _places(steps: tuple[Step, ...]) -> dict[Step, slice]:
@@ -282,8 +300,5 @@ def _split(tall: _Tall, choice: _Choice) -> dict[Step, _Choice]:
     """Cut a tall solution back into the weights that were stacked."""
     if len(tall.steps) == 1:
         return {tall.steps[0]: choice}
-    solution = choice.solution
-    return {
-        step: replace(choice, solution=replace(solution, qtensor=solution.qtensor.rows(place.start, place.stop)))
-        for step, place in tall.places.items()
-    }
+    qtensor = choice.qtensor
+    return {step: replace(choice, qtensor=qtensor.rows(p.start, p.stop)) for step, p in tall.places.items()}

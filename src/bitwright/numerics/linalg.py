@@ -17,6 +17,7 @@ from torch import Tensor
 
 _LADDER = (1.0, 3.0, 10.0, 30.0, 100.0)
 _BLOCK = 256  # columns factored or inverted at a time; the rest is matrix products
+_STRIP = 512  # columns of a product with a triangular matrix made at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,5 +118,26 @@ def invert_in_place(lower: Float[Tensor, "n n"]) -> None:
         stop = min(start + _BLOCK, len(lower))
         eye = torch.eye(stop - start, dtype=torch.float64)
         corner = torch.linalg.solve_triangular(lower[start:stop, start:stop], eye, upper=False)
-        lower[start:stop, :start] = -(corner @ lower[start:stop, :start]) @ lower[:start, :start]
+        left = -(corner @ lower[start:stop, :start])
+        for col in range(0, start, 8 * _BLOCK):  # below the diagonal only, in wide strips
+            end = min(col + 8 * _BLOCK, start)
+            lower[start:stop, col:end] = left[:, col:] @ lower[col:start, col:end]
         lower[start:stop, start:stop] = corner
+
+
+def times_factor(rows: Float[Tensor, "m n"], upper: Float[Tensor, "n n"]) -> Float[Tensor, "m n"]:
+    """rows @ upper for an upper triangular matrix, at little more than half the operations of a full product."""
+    found = torch.empty_like(rows)
+    for start in range(0, len(upper), _STRIP):
+        stop = start + _STRIP
+        found[:, start:stop] = rows[:, :stop] @ upper[:stop, start:stop]
+    return found
+
+
+def times_factor_transposed(rows: Float[Tensor, "m n"], upper: Float[Tensor, "n n"]) -> Float[Tensor, "m n"]:
+    """rows @ upper.T likewise."""
+    found = torch.empty_like(rows)
+    for start in range(0, len(upper), _STRIP):
+        stop = start + _STRIP
+        found[:, start:stop] = rows[:, start:] @ upper[start:stop, start:].mT
+    return found

@@ -25,7 +25,7 @@ from bitwright.numerics.spec import Spec
 from bitwright.numerics.tile import Tile
 
 _STRETCHES = (1.125, 1.25, 1.375, 1.5)  # 1.5 puts the largest weight on 4 instead of 6 in FP4
-_CHUNK = 1 << 20  # elements searched at a time, so that a chunk and its errors stay in cache
+_CHUNK = 1 << 19  # elements searched at a time, so that a chunk and its errors stay in cache
 
 
 @final

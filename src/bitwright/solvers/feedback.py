@@ -71,20 +71,21 @@ class Feedback(Solver):
     def solve(self, problem: Problem) -> Solution:
         if problem.gram is None:
             raise ValueError("error feedback needs calibration data; give a calibration text or use Nearest")
-        return self.solve_prepared(problem, prepare(problem.gram, self.damp, self.order))
+        qtensor, notes = self.round_prepared(problem, prepare(problem.gram, self.damp, self.order))
+        known = problem.gram if bool(torch.isfinite(problem.gram).all()) else None
+        return Solution(qtensor, rounding_loss(qtensor, problem.target, known), notes)
 
-    def solve_prepared(self, problem: Problem, prepared: Prepared | None) -> Solution:
-        """`solve` with the factor at hand."""
+    def round_prepared(self, problem: Problem, prepared: Prepared | None) -> tuple[QTensor, tuple[str, ...]]:
+        """What `solve` finds and its notes, with the factor at hand; the loss is left to whoever wants it."""
         assert problem.gram is not None
         if prepared is None:
-            known = problem.gram if bool(torch.isfinite(problem.gram).all()) else None
-            found = Nearest(self.fitter).solve(replace(problem, gram=known))
-            return Solution(found.qtensor, found.loss, ("Gram matrix not usable: rounded to nearest",))
+            found = Nearest(self.fitter).solve(replace(problem, gram=None)).qtensor
+            return found, ("Gram matrix not usable: rounded to nearest",)
         with short_products(allowed=False):
             qtensor = in_rows(problem, lambda rows: self._round(rows, prepared))
         if self.sweeps or self.refits:
             qtensor = refine(qtensor, problem, prepared.factor.damping, self.sweeps, self.refits)
-        return Solution(qtensor, rounding_loss(qtensor, problem.target, problem.gram), prepared.factor.notes)
+        return qtensor, prepared.factor.notes
 
     def _round(self, problem: Problem, prepared: Prepared) -> QTensor:
         params = None

@@ -17,7 +17,9 @@ from bitwright.calib import full_products
 from bitwright.numerics import Params, QTensor, assemble, stack_rows, store_params
 from bitwright.solvers.solver import Problem
 
-_BLOCK = 32  # columns visited between two products with the Gram matrix; small, so that they stay in cache
+_BLOCK = 32  # columns visited between two products of their changes; small, so that they stay in cache
+_ROWS = 512  # whose scales are refitted at a time, for the same reason
+_SPAN = 256  # columns whose slopes are found at a time, from all errors
 
 
 def refine(qtensor: QTensor, problem: Problem, damping: float, sweeps: int, refits: int) -> QTensor:
@@ -49,32 +51,54 @@ class Damped:
 
 def descend(qtensor: QTensor, problem: Damped, sweeps: int) -> QTensor:
     """Coordinate descent over the columns. Source: QuIP# (Tseng 2024), section 4.3; cost 2 out in^2 per sweep."""
-    gram, spec, params = problem.gram, qtensor.spec, qtensor.params
-    error = (qtensor.dequantize() - problem.target).mT.contiguous()  # columns as rows
-    place = spec.format.decode(qtensor.codes).mT.contiguous()  # in units of the format
-    shape = qtensor.shape
-    scale = torch.ones_like(place)
-    if params is not None:
-        assert spec.tile is not None
-        scale = spec.tile.spread(params.scale, shape).mT.contiguous()
-    pull = 1 / (scale * problem.diagonal[:, None])
+    spec, params = qtensor.spec, qtensor.params
+    descent = _Descent(qtensor, problem)
     for _ in range(sweeps):
-        changed = 0
-        for start in range(0, shape[1], _BLOCK):
-            stop = min(start + _BLOCK, shape[1])
-            slope = problem.times(slice(start, stop), error)
-            change = place[start:stop].clone()
-            for k in range(start, stop):
-                best = spec.format.nearest(torch.addcmul(place[k], slope[k - start], pull[k], value=-1))
-                step = torch.sub(best, place[k], out=change[k - start]).mul_(scale[k])
-                place[k] = best
-                slope[k - start + 1 :].addcmul_(gram[k, k + 1 : stop, None], step)
-            error[start:stop] += change
-            changed += int(change.count_nonzero())
-        if changed < 1e-4 * place.numel():
+        if descent.sweep() < 1e-4 * qtensor.codes.numel():
             break
-    codes = spec.format.encode(place.mT.contiguous())
+    codes = spec.format.encode(descent.place.mT.contiguous())
     return QTensor(codes, spec) if params is None else assemble(codes, spec, params)
+
+
+class _Descent:
+    """Where every weight is, in units of the format, and the error that this leaves; columns are held as rows."""
+
+    def __init__(self, qtensor: QTensor, problem: Damped) -> None:
+        spec, params = qtensor.spec, qtensor.params
+        self.format, self.problem = spec.format, problem
+        self.error = (qtensor.dequantize() - problem.target).mT.contiguous()
+        self.place = spec.format.decode(qtensor.codes).mT.contiguous()
+        self.scale = torch.ones_like(self.place)
+        if params is not None:
+            assert spec.tile is not None
+            self.scale = spec.tile.spread(params.scale, qtensor.shape).mT.contiguous()
+        self.pull = 1 / (self.scale * problem.diagonal[:, None])
+
+    def sweep(self) -> int:
+        """Visit every column; how many weights changed."""
+        changed, size = 0, len(self.place)
+        for start in range(0, size, _SPAN):
+            stop = min(start + _SPAN, size)
+            slope = self.problem.times(slice(start, stop), self.error)
+            change = torch.empty_like(slope)
+            for first in range(start, stop, _BLOCK):
+                last, done = min(first + _BLOCK, stop), first - start
+                self._visit(first, last, slope[done:], change[done:])
+                later = self.problem.gram[first:last, last:stop].mT
+                slope[last - start :].addmm_(later, change[done : last - start])
+            self.error[start:stop] += change
+            changed += int(change.count_nonzero())
+        return changed
+
+    def _visit(self, first: int, last: int, slope: Tensor, change: Tensor) -> None:
+        """Move these columns one after the other; `slope` and `change` begin with the first."""
+        gram = self.problem.gram
+        for i, k in enumerate(range(first, last)):
+            wanted = torch.addcmul(self.place[k], slope[i], self.pull[k], value=-1)
+            best = self.format.nearest(wanted)
+            torch.sub(best, self.place[k], out=change[i]).mul_(self.scale[k])
+            self.place[k] = best
+            slope[i + 1 : last - first].addcmul_(gram[k, k + 1 : last, None], change[i])
 
 
 def refit(qtensor: QTensor, problem: Damped) -> QTensor:
@@ -90,13 +114,7 @@ def refit(qtensor: QTensor, problem: Damped) -> QTensor:
         levels = levels - spec.tile.spread(params.zero, qtensor.shape)
     groups = params.scale.shape[1]
     width = qtensor.shape[1] // groups
-    normal = torch.empty(qtensor.shape[0], groups, groups)
-    for a in range(groups):
-        part = slice(a * width, (a + 1) * width)
-        reach = levels[:, part] @ problem.gram[part]
-        reach[:, part].add_(levels[:, part], alpha=problem.damping)
-        reach.mul_(levels)
-        normal[:, a] = reach.reshape(-1, groups, width).sum(-1)
+    normal = torch.cat([_normal(rows, groups, problem) for rows in levels.split(_ROWS)])
     target = problem.target
     right = ((target @ problem.gram).add_(target, alpha=problem.damping) * levels).reshape(-1, groups, width).sum(-1)
     ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
@@ -107,6 +125,19 @@ def refit(qtensor: QTensor, problem: Damped) -> QTensor:
     before = _row_losses(params.scale, normal, right)
     better = (_row_losses(trial.scale, normal, right) < before)[:, None]
     return assemble(qtensor.codes, spec, Params(torch.where(better, trial.scale, params.scale), params.zero))
+
+
+def _normal(levels: Float[Tensor, "out in"], groups: int, problem: Damped) -> Float[Tensor, "out groups groups"]:
+    """Entry a, b of a row: the products of its levels in group a with those in group b, weighed by the Gram matrix."""
+    size, width = levels.shape[1], levels.shape[1] // groups
+    normal = torch.empty(len(levels), groups, groups)
+    for a in range(groups):
+        start, stop = a * width, (a + 1) * width
+        reach = levels[:, start:stop] @ problem.gram[start:stop, start:]
+        reach[:, :width].add_(levels[:, start:stop], alpha=problem.damping)
+        row = reach.mul_(levels[:, start:]).reshape(-1, (size - start) // width, width).sum(-1)
+        normal[:, a, a:], normal[:, a:, a] = row, row
+    return normal
 
 
 def _row_losses(scale: Tensor, normal: Tensor, right: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from bitwright.calib import full_products
 from bitwright.numerics import QTensor, Spec, row_ranges, stack_rows
 
 _ROWS = 2048  # whose losses are summed at a time
+_STRIP = 512  # columns of the Gram matrix multiplied with at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,19 @@ def output_loss(error: Float[Tensor, "out in"], gram: Float[Tensor, "in in"] | N
     if gram is None:
         return sum(float(rows.double().square().sum()) for rows in error.split(_ROWS))
     with full_products():
-        return sum(float((rows @ gram.float()).mul_(rows).sum(dtype=torch.float64)) for rows in error.split(_ROWS))
+        return sum(_quadratic(rows, gram.float()) for rows in error.split(_ROWS))
+
+
+def _quadratic(rows: Float[Tensor, "out in"], gram: Float[Tensor, "in in"]) -> float:
+    """tr(E H E') from the upper half of H alone: what lies off the diagonal counts twice."""
+    total = 0.0
+    for start in range(0, len(gram), _STRIP):
+        stop = start + _STRIP
+        strip = rows[:, start:stop]
+        reach = (rows[:, :start] @ gram[:start, start:stop]).mul_(2)
+        reach.addmm_(strip, gram[start:stop, start:stop])
+        total += float(reach.mul_(strip).sum(dtype=torch.float64))
+    return total
 
 
 def rounding_loss(
