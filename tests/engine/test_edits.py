@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitwright.engine.edits import Draft, absorbed, equalized, smoothed
+from bitwright.engine.edits import Draft, absorbed, equalized, leveled, smoothed
 from bitwright.graph.channels import Read
 from bitwright.transforms import Moments, fold_norms
 from conformance.networks import Toy, depthwise, evaluate, moved, normalized, plain, run, transformer
@@ -78,3 +78,29 @@ def test_where_nothing_can_be_scaled_nothing_is_proposed() -> None:
     network, constants, feeds = plain()
     one = Draft(network, {**constants}).edited(fold_norms(network, constants).edit)
     assert absorbed(one, feeds) == []
+
+
+def test_levelling_computes_the_same_on_what_was_seen_and_makes_channels_alike() -> None:
+    draft, feeds = draft_of(depthwise())
+    kernel = draft.network.nodes[0].inputs[1]
+    uneven = torch.logspace(-1, 0.3, 8, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    draft = Draft(draft.network, {**draft.constants, kernel: draft.constants[kernel] * uneven})
+
+    def seen(now: Draft, names: Sequence[str]) -> dict[str, Tensor]:
+        values = evaluate(now.network.nodes, {**now.constants, **feeds}, list(names))
+        return {name: value.abs().amax((0, 2, 3)) for name, value in values.items()}
+
+    (made,) = leveled(draft, feeds, lambda now, reads: seen(now, [read.value for read in reads]))
+    assert moved(outputs(draft, feeds), outputs(made, feeds)) < 1e-10
+    assert [node.op for node in made.network.nodes] == [node.op for node in draft.network.nodes]
+    assert len(made.notes["sites"]) == 1  # what the last, dense convolution reads stays
+    (activation,) = draft.network.nodes[1].outputs
+    before, after = (seen(one, [activation])[activation] for one in (draft, made))
+    alive = before > before.max() / 64  # none is raised further
+    assert float(after[alive].max() / after[alive].min()) < 1 + 1e-6
+    assert float(before[alive].max() / before[alive].min()) > 2
+
+
+def test_nothing_is_levelled_that_only_dense_weights_read() -> None:
+    draft, feeds = draft_of(plain())
+    assert leveled(draft, feeds, lambda now, reads: {}) == []

@@ -19,10 +19,12 @@ from bitwright.transforms import (
     Absorb,
     Edit,
     Equalize,
+    Level,
     Moments,
     Smooth,
     activation_ranges,
     close_clips,
+    is_taken_by_rows,
     open_clips,
     rescaling,
     scaled_by_site,
@@ -102,6 +104,27 @@ def smoothed(draft: Draft, batch: Mapping[str, Tensor], largest: Largest, alphas
             now = now.edited(rescaling(site, scale))
         made.append(replace(now, notes=notes | {"alpha": alpha, "sites": [str(site) for site in sites]}))
     return made
+
+
+def leveled(draft: Draft, batch: Mapping[str, Tensor], largest: Largest) -> list[Draft]:
+    """The draft with channels of activations made equally large, where rows of weights take that for free.
+
+    What `largest` was found on sees no change. Beyond it a channel is clipped where it ended there.
+    """
+    opened = draft.edited(open_clips(draft.network, draft.constants))
+    bounds = {name: opened.constants[name] for name in opened.constants.keys() - draft.constants.keys()}
+    proved, notes = _proved(opened, batch)
+    sites = [site for site in proved if is_taken_by_rows(opened.network, site)]
+    if not sites:
+        return []
+    found, now = largest(opened, [read for site in sites for read in site.reads]), opened
+    for site in sites:
+        ends = [float(bounds[tie.constant].abs().min()) for tie in site.shifts if tie.constant in bounds]
+        scale = Level().scale(activation_ranges(site, found), min(ends, default=None))
+        now = now.edited(rescaling(site, scale))
+    now = replace(now, constants={**now.constants, **bounds})
+    now = now.edited(close_clips(now.network, now.constants))
+    return [replace(now, notes=notes | {"sites": [str(site) for site in sites]})]
 
 
 def _proved(draft: Draft, batch: Mapping[str, Tensor]) -> tuple[tuple[Site, ...], dict[str, Any]]:

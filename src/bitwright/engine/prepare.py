@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from bitwright.engine.edits import PROVED_ON, Draft, absorbed, equalized, smoothed
+from bitwright.engine.edits import PROVED_ON, Draft, absorbed, equalized, leveled, smoothed
 from bitwright.engine.judge import BATCH
 from bitwright.engine.progress import OnStep, Step
 from bitwright.engine.simplify import simplified
@@ -46,7 +46,7 @@ def prepare(
     """The network after all edits, as OUT/float.onnx."""
     draft = simplified(source)
     edits: dict[str, Any] = {}
-    if recipe.equalize or recipe.absorb or recipe.smooth:
+    if recipe.equalize or recipe.absorb or recipe.smooth or recipe.level:
         draft, edits = _Asked(Trial(source, recipe, samples), out, checkpoints).made(draft, recipe, on_step)
     return Prepared(write_edited(source, draft.network, draft.constants, out / FLOAT), edits)
 
@@ -73,6 +73,8 @@ class _Asked:
             proposals["absorb"] = lambda now: absorbed(now, self.batch)
         if recipe.smooth:
             proposals["smooth"] = lambda now: smoothed(now, self.batch, self._largest, recipe.smooth)
+        if recipe.level:
+            proposals["level"] = lambda now: leveled(now, self.batch, self._largest)
         noise, notes = self._noise(draft), {}
         for name, propose in proposals.items():
             tried = [(one, self._noise(one)) for one in propose(draft)]

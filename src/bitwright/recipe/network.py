@@ -44,7 +44,8 @@ class NetworkRecipe:
 
     Edits of the float network, each taken only where held-out outputs come out no worse: `equalize` balances channels
     across layers, `absorb` moves what is always there in an activation into biases, `smooth` moves outlier channels of
-    activations into weights, by that of these alphas (0 to 1) that serves best.
+    activations into weights, by that of these alphas (0 to 1) that serves best, `level` makes channels of activations
+    equally large where depthwise convolutions read them.
 
     `relief`: where one value in codes alone makes a third or more of the outputs' error, the operators around it stay
     float if they make at most a tenth of the network's products.
@@ -65,6 +66,7 @@ class NetworkRecipe:
     learn: BlockSolver | None = None
     equalize: bool = False
     absorb: bool = False
+    level: bool = False
     smooth: tuple[float, ...] = ()
     relief: bool = False
     keep: tuple[str, ...] = ()
@@ -96,7 +98,7 @@ class NetworkRecipe:
     @property
     def needs_samples(self) -> bool:
         """Whether it cannot work without calibration samples; where it can they still make weights better."""
-        is_tried = self.equalize or self.absorb or bool(self.smooth) or self.learn is not None
+        is_tried = self.equalize or self.absorb or self.level or bool(self.smooth) or self.learn is not None
         return self.activations is Activations.STATIC or is_tried
 
 
@@ -235,7 +237,8 @@ def w4a8(target: str = "x86-vnni") -> NetworkRecipe:
 
 def w4a4(target: str = "x86-vnni") -> NetworkRecipe:
     """4-bit weights and activations, both learned; the first and last linear operator in 8 bits."""
-    return replace(w4a8(target), activation_bits=4, relief=False, learn=QDrop(Schedule(steps=1500)))
+    learn = QDrop(Schedule(steps=1500))
+    return replace(w4a8(target), activation_bits=4, level=True, relief=False, learn=learn)
 
 
 def int8_dynamic(target: str = "x86-vnni") -> NetworkRecipe:

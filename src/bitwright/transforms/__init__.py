@@ -17,6 +17,7 @@ from bitwright.transforms.equalize import Equalize, Equalized, channel_ranges, r
 from bitwright.transforms.fold_norm import Folded, fold_norms
 from bitwright.transforms.gains import with_gains
 from bitwright.transforms.layouts import one_layout_each
+from bitwright.transforms.level import Level, is_taken_by_rows
 from bitwright.transforms.means import expected_means
 from bitwright.transforms.moments import Moments, scaled_by_site
 from bitwright.transforms.pools import means_as_pools
@@ -34,6 +35,7 @@ __all__ = [
     "Equalize",
     "Equalized",
     "Folded",
+    "Level",
     "Moments",
     "Rewrite",
     "Shift",
@@ -50,6 +52,7 @@ __all__ = [
     "expected_means",
     "expected_shift",
     "fold_norms",
+    "is_taken_by_rows",
     "linear_nodes",
     "means_as_pools",
     "one_layout_each",
