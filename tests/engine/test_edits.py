@@ -97,7 +97,7 @@ def test_levelling_computes_the_same_on_what_was_seen_and_makes_channels_alike()
     (activation,) = draft.network.nodes[1].outputs
     before, after = (seen(one, [activation])[activation] for one in (draft, made))
     alive = before > before.max() / 64  # none is raised further
-    assert float(after[alive].max() / after[alive].min()) < 1 + 1e-6
+    assert float(after[alive].max() / after[alive].min()) < 1.5 + 1e-6  # what is near the largest stays
     assert float(before[alive].max() / before[alive].min()) > 2
 
 

@@ -109,7 +109,7 @@ def smoothed(draft: Draft, batch: Mapping[str, Tensor], largest: Largest, alphas
 def leveled(draft: Draft, batch: Mapping[str, Tensor], largest: Largest) -> list[Draft]:
     """The draft with channels of activations made equally large, where rows of weights take that for free.
 
-    What `largest` was found on sees no change. Beyond it a channel is clipped where it ended there.
+    What `largest` was found on sees no change. Well beyond it a channel is clipped that was not before.
     """
     opened = draft.edited(open_clips(draft.network, draft.constants))
     bounds = {name: opened.constants[name] for name in opened.constants.keys() - draft.constants.keys()}

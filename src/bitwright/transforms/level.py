@@ -5,8 +5,8 @@ channel i may be divided by s_i if what reads it multiplies by s_i. A producer w
 free, and so does a reader in which every row reads one channel alone, a depthwise convolution. (Any other reader would
 have to hold columns of different sizes under one step; that is for smoothing to weigh.)
 
-Behind a clip nothing is scaled that reaches the bound, and what does not reach it is raised until it does. So one bound
-still serves all channels, and does to the samples seen what the bound before did.
+Behind a clip nothing is scaled that comes near the bound, and what does not is raised towards it. So one bound still
+serves all channels, and does to the samples seen what the bound before did; the room that is left is for others.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from bitwright.transforms.equalize import Scale
 @final
 @dataclass(frozen=True, slots=True)
 class Level:
-    """No channel is raised beyond 1 / `least`: one that hardly ever fires says little about how far it may reach."""
+    """`room`: what a channel may reach over what it was seen to reach. None is raised beyond 1 / `least`: one that
+    hardly ever fires says little about how far it may go."""
 
+    room: float = 1.5
     least: float = 1 / 64
 
     def __post_init__(self) -> None:
-        if not 0 < self.least <= 1:
-            raise ValueError(f"least is above 0 and at most 1; found {self.least}")
+        if not 0 < self.least <= 1 <= self.room:
+            raise ValueError(f"least is above 0 and at most 1, room at least 1; found {self}")
 
     def scale(self, largest: Scale, bound: float | None = None) -> Scale:
         """The scale of a site whose activation reaches `largest` in absolute value; for `rescaling`. At most 1.
@@ -41,7 +43,7 @@ class Level:
         `bound`: where the activation is clipped, the absolute value of the nearer end.
         """
         top = float(largest.max()) if bound is None else bound
-        share = torch.where(largest > 0, largest.double(), top) / (top or 1.0)
+        share = torch.where(largest > 0, self.room * largest.double(), top) / (top or 1.0)
         return torch.where(largest > 0, share.clamp(self.least, 1), 1.0)
 
 
