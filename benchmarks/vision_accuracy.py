@@ -42,10 +42,11 @@ def _line(task: Task, tool: Tool, result: Made, records: tuple[Tensor, Tensor], 
     before, after = (task.figure(held) for held in records)
     low, high = interval(task, *records)
     asked = task.reach.get(tool.recipe)
-    unit = task.unit + (", drop in %" if task.is_relative else "")
+    percent = "%" if task.is_relative else " "
+    name = tool.name + (" (sim)" if tool.is_simulated else "")
     return (
-        f"{task.name:14}{tool.name + (' (sim)' if tool.is_simulated else ''):28}{after:9.4f} {unit:12}{before:9.4f}"
-        f"{task.drop(before, after):8.3f}  {f'[{low:.3f}, {high:.3f}]':19}{'' if asked is None else asked:>6}"
+        f"{task.name:14}{name:28}{after:9.4f} {task.unit:12}{before:9.4f}"
+        f"{task.drop(before, after):8.3f}{percent} {f'[{low:.3f}, {high:.3f}]':19}{'' if asked is None else asked:>6}"
         f"{quality:9.1f}{result.seconds:7.0f}{result.cpu_seconds:7.0f}"
         f"{result.peak_bytes / 1e6:9.0f}{result.file_bytes / 1e3:9.0f}"
     )

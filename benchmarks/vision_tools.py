@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from torch import Tensor
 from vision_tasks import Task
 
 from bitwright.recipe.forms import Activations
@@ -99,15 +100,19 @@ def _peer(name: str, python: str, script: str, *options: str) -> Tool:
 
 
 def prepare(task: Task, work: Path, count: int | None = None) -> Ready:
-    """The float file and the calibration samples of a task, or the first `count` of them; made once."""
+    """The float file and the calibration samples of a task, or so many of them, evenly spread; made once."""
     model, samples = work / f"{task.name}.onnx", work / f"{task.name}.npz"
     if not samples.is_file():
-        arrays = {name: tensor[:count] for name, tensor in task.calibration().items()}
+        arrays = {name: _spread(tensor, count) for name, tensor in task.calibration().items()}
         example = tuple(tensor[:EXAMPLE] for tensor in arrays.values())
         export_module(task.model().eval(), example, model, free_space=task.free_space)
         inputs = session(model, 1).get_inputs()
         np.savez(samples, **{put.name: tensor.numpy() for put, tensor in zip(inputs, arrays.values(), strict=True)})
     return Ready(model, samples, work)
+
+
+def _spread(tensor: Tensor, count: int | None) -> Tensor:
+    return tensor if count is None else tensor[:: max(1, len(tensor) // count)][:count]
 
 
 def made(tool: Tool, ready: Ready) -> Made | None:
