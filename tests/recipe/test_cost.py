@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from bitwright.engine import collect, passage, tape
+from bitwright.engine import choose, collect, passage, tape
 from bitwright.execute import batches
 from bitwright.numerics import Int, Spec, per_group
 from bitwright.quantize import plan_source, quantize
@@ -29,7 +29,7 @@ from cli.conftest import save_llama
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTH = Types(torch.float32, torch.float32)
-SLOW = Machine(1e9)
+SLOW = Machine(1e9, 1e9)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def cost_of(plan: Plan, rows: int = 32, length: int = 64, types: Types = BOTH) -
 def test_limits_are_those_of_the_engine() -> None:
     assert collect._GRAM_BYTES == cost.SUMS_BYTES
     assert tape._LIMIT == passage._LIMIT == cost.TAPE_BYTES
+    assert choose._DECIDING_TOKENS == cost.DECIDING_TOKENS
     assert inspect.signature(batches).parameters["tokens"].default == cost.BATCH_TOKENS
 
 
@@ -99,9 +100,16 @@ def test_rows_cost_time_and_disk_but_no_memory(plan: Plan) -> None:
 
 
 def test_a_faster_machine_takes_less_time(plan: Plan) -> None:
-    fast = predict(plan, 32, 64, BOTH, Machine(1e12))
+    fast = predict(plan, 32, 64, BOTH, Machine(1e12, 1e12))
     assert fast.seconds < cost_of(plan).seconds
     assert replace(fast, seconds=0) == replace(cost_of(plan), seconds=0)
+
+
+def test_only_models_in_bfloat16_gain_from_fast_short_products(plan: Plan) -> None:
+    quick = Machine(1e9, 1e12)
+    assert predict(plan, 32, 64, BOTH, quick) == cost_of(plan)
+    mixed = Types(torch.bfloat16, torch.float32)
+    assert predict(plan, 32, 64, mixed, quick).seconds < cost_of(plan, types=mixed).seconds
 
 
 def test_another_type_than_the_files_costs_copies(plan: Plan) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
+from bitwright.calib import full_products
 from bitwright.evaluate.compare import positions
 from bitwright.quantize import compute_type, plan_source
 from bitwright.recipe.cost import Cost, Machine, Types, predict
@@ -144,11 +145,17 @@ def parse_bytes(text: str) -> int:
 
 
 def measure_machine() -> Machine:
-    """How fast this machine multiplies float32 matrices, in a fifth of a second."""
-    left = torch.randn(512, 512)
+    """How fast this machine multiplies matrices, in half a second."""
+    with full_products():
+        return Machine(_speed(torch.float32), _speed(torch.bfloat16))
+
+
+def _speed(dtype: torch.dtype) -> float:
+    """Operations a second in products of 1024 x 1024 numbers."""
+    left = torch.randn(1024, 1024).to(dtype)
     left @ left
     count, started = 0, time.monotonic()
     while (spent := time.monotonic() - started) < 0.2:
         left @ left
         count += 1
-    return Machine(count * 2 * 512**3 / spent)
+    return count * 2 * 1024**3 / spent

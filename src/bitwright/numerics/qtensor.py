@@ -61,9 +61,10 @@ class QTensor:
         params = self.params
         if params is not None:
             assert self.spec.tile is not None
+            tiles = self.spec.tile.apart(values)
             if params.zero is not None:
-                values = values - self.spec.tile.spread(params.zero, self.shape)
-            values = values * self.spec.tile.spread(params.scale, self.shape)
+                tiles = tiles - params.zero[:, None, :, None]
+            values = (tiles * params.scale[:, None, :, None]).reshape(self.shape)
         return values if self.residual is None else values + self.residual.dequantize()
 
     def rows(self, start: int, stop: int) -> QTensor:
@@ -75,7 +76,7 @@ class QTensor:
         return QTensor(self.codes[start:stop], self.spec, scale, zero)
 
 
-_CHUNK = 1 << 24  # elements worked on at a time where rows allow it: 64 MiB in float32
+_CHUNK = 6 << 20  # elements worked on at a time where rows allow it: 24 MiB in float32, which the C library keeps
 
 
 def may_cut_rows(spec: Spec) -> bool:
@@ -85,7 +86,7 @@ def may_cut_rows(spec: Spec) -> bool:
 
 
 def row_ranges(spec: Spec, shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Ranges of rows that can be worked on apart, some 64 MiB each; one range where rows share scales."""
+    """Ranges of rows that can be worked on apart, some 24 MiB each; one range where rows share scales."""
     step = max(1, _CHUNK // shape[1]) if may_cut_rows(spec) else shape[0]
     return [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
@@ -116,9 +117,10 @@ def quantize(weight: Float[Tensor, "out in"], spec: Spec, params: Params | None)
 def to_scaled(weight: Float[Tensor, "out in"], spec: Spec, params: Params) -> Float[Tensor, "out in"]:
     """weight / scale + zero: the numbers that the format rounds."""
     assert spec.tile is not None
-    shape = (weight.shape[0], weight.shape[1])
-    scaled = weight / spec.tile.spread(params.scale, shape)
-    return scaled if params.zero is None else scaled + spec.tile.spread(params.zero, shape)
+    scaled = spec.tile.apart(weight) / params.scale[:, None, :, None]
+    if params.zero is not None:
+        scaled += params.zero[:, None, :, None]
+    return scaled.reshape(weight.shape)
 
 
 def assemble(codes: Shaped[Tensor, "out in"], spec: Spec, params: Params) -> QTensor:

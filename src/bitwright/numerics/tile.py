@@ -43,9 +43,13 @@ class Tile:
 
     def split(self, matrix: Shaped[Tensor, "out in"]) -> Shaped[Tensor, "down across size"]:
         """The matrix as [tiles down, tiles across, elements of one tile]."""
+        parts = self.apart(matrix).transpose(1, 2)
+        return parts.reshape(parts.shape[0], parts.shape[1], -1)
+
+    def apart(self, matrix: Shaped[Tensor, "out in"]) -> Shaped[Tensor, "down rows across cols"]:
+        """The matrix as [tiles down, rows of a tile, tiles across, columns of a tile]; not a copy if contiguous."""
         down, across = self.count((matrix.shape[0], matrix.shape[1]))
-        parts = matrix.reshape(down, matrix.shape[0] // down, across, matrix.shape[1] // across)
-        return parts.transpose(1, 2).reshape(down, across, -1)
+        return matrix.reshape(down, matrix.shape[0] // down, across, matrix.shape[1] // across)
 
     def spread(self, values: Shaped[Tensor, "down across"], shape: tuple[int, int]) -> Shaped[Tensor, "out in"]:
         """One value per tile, repeated over the elements of that tile."""

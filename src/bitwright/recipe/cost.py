@@ -19,27 +19,30 @@ from bitwright.recipe.plan import BlockJob, Plan, Stage, Step
 BATCH_TOKENS = 1024  # as execute.streams.batches
 SUMS_BYTES = 2 << 30  # as engine.collect
 TAPE_BYTES = 8 << 30  # as engine.tape
+DECIDING_TOKENS = 2048  # as engine.choose
 
 _BASE = 310 << 20  # Python with torch and transformers, an open model and its tokenizer
 _LOOSE = 144 << 20  # not given back: what the allocator and matrix libraries hold between tensors of changing size,
 _LOOSE_SHARE = 0.2  # which grows with what a block needs
 _CHUNK = 24 << 20  # the chunk in which ranges are searched, with its errors
-_PORTION = 64 << 20  # float32 bytes of the rows that are solved at a time
+_PORTION = 24 << 20  # float32 bytes of the rows that are solved at a time
 _PORTION_COPIES = 8  # of such rows: work, values, errors, spread scales and zeros
 _TALL_COPIES = 4  # float32 matrices of a stacked weight: itself, its target, two corrections
-_FORWARDS = 4  # runs of all rows through a block: both streams, and some thirty versions on a tenth of the rows
-_SWEEPS = 6  # products out x in x in: feedback, four sweeps of the refinement, its refit
-_FACTORS = 8  # cubes of the inputs: the factors and the solution for the drift, in float64 at half the speed
+_FORWARDS = 2  # runs of all rows through a block: both streams
+_VERSIONS = 25  # versions of a block that are tried on the deciding tokens
+_SWEEPS = 8  # products out x in x in: feedback, four sweeps of the refinement, its refit, losses
+_FACTORS = 8  # cubes of the inputs: the factors, in float64 at a fifth of the speed, and the solution for the drift
 _COLUMN_SECONDS = 5e-5  # one column of one pass, whatever its height
-_WEIGHT_SECONDS = 5e-7  # searching the range of one weight
+_WEIGHT_SECONDS = 1.5e-7  # searching the range of one weight, and what the report says of it
 _NEAREST_SECONDS = 2e-7  # rounding one weight without data
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`flops`: floating-point operations a second in a float32 matrix product, as measured."""
+    """Floating-point operations a second in a matrix product, as measured: of float32 and of bfloat16 numbers."""
 
     flops: float
+    short_flops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,22 +257,26 @@ def _block_seconds(job: BlockJob, tokens: int, types: Types, machine: Machine) -
 
     Experts count as if each saw every token, so that a mixture of experts takes less.
     """
-    forward = _FORWARDS * 2 * tokens * sum(_elements(linear.view.shape) for linear in job.block.linears)
-    sums, solving, columns = 0, 0, 0
+    runs = _FORWARDS * tokens + _VERSIONS * min(tokens, DECIDING_TOKENS)
+    forward = 2 * runs * sum(_elements(linear.view.shape) for linear in job.block.linears)
+    sums, crosses, solving, columns = 0, 0, 0, 0
     for stage in job.stages:
         for group in inputs(stage):
             width = group[0].linear.view.shape[1]
             height = sum(step.linear.view.shape[0] for step in group)
             writers = sum(step.linear.view.shape[0] for step in group if step.linear.writes_stream)
             drift = min(width, sum(step.linear.view.shape[0] for step in group))
-            sums += tokens * width * (width + 2 * drift + 2 * writers)
+            sums += tokens * width**2
+            crosses += 2 * tokens * width * (drift + writers)
             if any(step.solver.needs_gram for step in group):
                 solving += 2 * (_SWEEPS * height + 2 * writers) * width**2 + _FACTORS * width**3
                 columns += width * _SWEEPS
     searched = sum(_elements(step.linear.view.shape) for step in job.steps)
     if tokens == 0:
         return searched * _NEAREST_SECONDS
-    products = (forward + sums + solving) / machine.flops
+    is_short = types.keeps_matrices and types.source == torch.bfloat16
+    products = (sums + solving) / machine.flops
+    products += (forward + crosses) / (machine.short_flops if is_short else machine.flops)
     return products + columns * _COLUMN_SECONDS + searched * _WEIGHT_SECONDS
 
 

@@ -69,7 +69,7 @@ def drift_solution(prepared: Prepared | None, cross: Float[Tensor, "m n"]) -> Fl
         return None
     order, upper = prepared.permutation, prepared.factor.upper
     with full_products():
-        for rows in cross.split(max(1, (1 << 24) // len(order))):
+        for rows in cross.split(max(1, (6 << 20) // len(order))):
             rows[:, order] = times_factor(times_factor_transposed(rows[:, order], upper), upper)
     return cross if is_finite(cross) else None
 
