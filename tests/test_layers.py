@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "bitwright"
 ALL = (
     "numerics graph calib store execute solvers transforms recipe engine runtime export evaluate report quantize cli"
-    " version"
+    " networks version"
 )
 CORE = "torch numpy safetensors jaxtyping"  # what the core installs with
 
@@ -44,11 +44,12 @@ LAYERS = {
     "recipe": Layer("numerics calib solvers transforms graph"),
     "runtime": Layer("numerics store"),
     "export": Layer("numerics store graph"),
-    "engine": Layer(all_but("runtime", "export", "evaluate", "report", "quantize", "cli")),
+    "engine": Layer(all_but("runtime", "export", "evaluate", "report", "quantize", "networks", "cli")),
     "evaluate": Layer("runtime execute calib graph export store numerics"),
     "report": Layer("", ""),
     "version": Layer("", ""),
-    "quantize": Layer(all_but("cli", "report", "evaluate")),
+    "quantize": Layer(all_but("cli", "report", "evaluate", "networks")),
+    "networks": Layer(all_but("cli", "report", "quantize", "networks")),  # public; needs the onnx extra
     "cli": Layer(ALL + " bitwright"),
     "bitwright": Layer(all_but("cli")),  # src/bitwright/__init__.py, which re-exports; only the cli may import it
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import torch
@@ -98,6 +99,11 @@ class QuantizedNetwork:
     weights: Mapping[str, StoredWeight]
     points: Mapping[str, StoredPoint]
     integer: frozenset[str]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its artifact, where the float graph lies."""
+        return self.source.path.parent
 
     def biased(self) -> dict[str, tuple[str, Float[Tensor, "channels"]]]:
         """By node in integers that has a bias: the name of the bias, and the step of each of its channels.

@@ -7,24 +7,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from bitwright import networks
 from bitwright.cli.answer import err, say, say_json, show, size
-from bitwright.cli.network.deliver import exported_inside, file_bytes, stored_bytes, target_of
 from bitwright.cli.network.given import Given, original_of
-from bitwright.engine.simulate import Simulation
-from bitwright.evaluate.foretold import Aim
-from bitwright.evaluate.machine import this_machine
-from bitwright.evaluate.metric import Measured, callable_model, measure_metric
-from bitwright.evaluate.network_scores import NetworkScores, write_network_scores
-from bitwright.evaluate.outputs import Runnable, SideBySide
-from bitwright.execute.integers import IntegerRunner
-from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.export.exporter import ExportError
+from bitwright.evaluate.metric import Measured
+from bitwright.evaluate.network_scores import NetworkScores
 from bitwright.store.hooks import load_hook
 from bitwright.store.network_artifact import open_network
-from bitwright.store.onnx_source import read_model
-from bitwright.store.quantized import QuantizedNetwork
-
-_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,42 +37,18 @@ def evaluate_whole(options: EvaluateOptions) -> None:
     quantized = open_network(options.artifact)
     metric = None if options.metric is None else load_hook(options.metric)
     source = original_of(options.artifact, options.given.model)
-    delivered, size_of_it, is_simulated = _delivered(quantized, options)
-    original: Runnable = OnnxRunner(source, threads=options.threads)
-    pair = SideBySide(original, delivered)
-    measured, compared_on = None, ""
-    if options.given.has_samples:
-        samples = options.given.samples(source)
-        compared_on = f"{samples.count} samples, {samples.preprocessing}"
-        err.print(compared_on, soft_wrap=True)
-        pair.run_all(samples.batches(_BATCH))
-    if metric is not None and options.metric is not None:
+    samples = options.given.samples(source) if options.given.has_samples else None
+    if samples is not None:
+        err.print(f"{samples.count} samples, {samples.preprocessing}", soft_wrap=True)
+    if metric is not None:
         err.print(f"{options.metric} of both networks", soft_wrap=True)
-        run = callable_model(original if compared_on else pair)
-        measured = measure_metric(metric, options.metric, run, callable_model(delivered))
-        compared_on = compared_on or f"the {pair.batches} batches that {options.metric} ran"
-    scores = NetworkScores(measured, pair.agreements(), compared_on, is_simulated, size_of_it, source.bytes)
-    write_network_scores(options.artifact, scores)
+    scores = networks.evaluate(quantized, source, metric, samples, options.metric or "", options.threads)
+    if scores.is_simulated:
+        err.print("note: simulated, not run in an engine: none runs such codes here", soft_wrap=True)
     if options.json:
         say_json(scores.to_plain())
     else:
         show_network_scores(scores)
-
-
-def _delivered(quantized: QuantizedNetwork, options: EvaluateOptions) -> tuple[Runnable, int, bool]:
-    """What is delivered, to run; its size; and whether it is simulated, because its engine does not run here."""
-    try:
-        file = exported_inside(quantized, options.artifact)
-    except ExportError as error:
-        err.print(f"note: simulated, not run in an engine: {error}", soft_wrap=True)
-        return Simulation(quantized, options.threads), stored_bytes(quantized, options.artifact), True
-    target = target_of(options.artifact)
-    if not Aim(target.name, target.engine, target.arithmetic).is_here(this_machine()):
-        runner = IntegerRunner(file, target.arithmetic)
-        if runner.in_integers:
-            err.print(f"note: {target.engine} for {target.name} does not run here: simulated, integer-exact")
-            return runner, file_bytes(file), True
-    return OnnxRunner(read_model(file), file.parent, options.threads), file_bytes(file), False
 
 
 def show_network_scores(scores: NetworkScores) -> None:

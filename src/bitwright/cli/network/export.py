@@ -7,18 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.cli.answer import err, say, say_json, show_warning, size
-from bitwright.cli.network.deliver import (
-    export_to,
-    file_bytes,
-    find_form,
-    known_delivery,
-    show_delivery,
-    target_of,
-    verify_file,
-)
+from bitwright.cli.network.deliver import find_form, known_delivery, show_delivery, verify_file
 from bitwright.cli.network.given import Given, original_of
+from bitwright.export.delivered import export_to, file_bytes
 from bitwright.export.exporter import ExportError
 from bitwright.store.network_artifact import open_network
+from bitwright.store.quantized import QuantizedNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,7 @@ def export_whole(options: ExportOptions) -> None:
         raise ExportError(f"{options.output} is the artifact itself: give another folder to export to")
     network = open_network(options.artifact)
     file = export_to(network, options.output, form)
-    delivery = _delivery(options, file) if options.verify else None
+    delivery = _delivery(options, network, file) if options.verify else None
     if options.json:
         say_json({"file": str(file), "bytes": file_bytes(file), "delivery": delivery})
         return
@@ -55,13 +49,13 @@ def export_whole(options: ExportOptions) -> None:
         show_delivery(delivery)
 
 
-def _delivery(options: ExportOptions, file: Path) -> dict[str, Any] | None:
+def _delivery(options: ExportOptions, network: QuantizedNetwork, file: Path) -> dict[str, Any] | None:
     if options.against is not None:
         given = Given(options.against, options.data, options.loader, count=128)
         source = original_of(options.artifact, options.against)
         samples = given.samples(source)
         err.print(f"verifying with {samples.count} samples: {samples.preprocessing}", soft_wrap=True)
-        return verify_file(file, source, samples, target_of(options.artifact), options.threads)
+        return verify_file(network, file, source, samples, options.threads)
     known = known_delivery(options.artifact, file)
     if known is None:
         show_warning(

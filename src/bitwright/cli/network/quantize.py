@@ -12,23 +12,15 @@ from rich.table import Table
 from bitwright.cli.answer import duration, err, say, say_json, show, show_warning, size
 from bitwright.cli.job import use_threads
 from bitwright.cli.memory import PeakMemory, host
-from bitwright.cli.network.deliver import (
-    exported_inside,
-    file_bytes,
-    find_form,
-    note_delivery,
-    show_delivery,
-    stored_bytes,
-    verify_file,
-)
+from bitwright.cli.network.deliver import find_form, note_delivery, show_delivery, verify_file
 from bitwright.cli.network.given import Asked, Given
 from bitwright.engine.network import Step, quantize_network
+from bitwright.export.delivered import exported_inside, file_bytes, stored_bytes
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
 from bitwright.recipe.forms import Activations
 from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import check_keep
-from bitwright.recipe.targets import find_target
 from bitwright.store.files import read_json, write_json
 from bitwright.store.network_artifact import EXPORTED
 from bitwright.store.random_samples import random_samples
@@ -66,7 +58,7 @@ def quantize_whole(options: NetworkOptions) -> None:
     with PeakMemory() as peak:
         network = quantize_network(source, recipe, options.output, samples, progress)
     try:
-        file = exported_inside(network, options.output, form)
+        file = exported_inside(network, form)
     except ExportError as error:
         file = None
         show_warning(f"not exported: {error}")
@@ -76,9 +68,9 @@ def quantize_whole(options: NetworkOptions) -> None:
     if options.verify and file is not None:
         shown = samples or random_samples([source.network().values[name] for name in source.network().inputs], _SHOWN)
         err.print(f"verifying the delivered file{'' if samples else f' on {shown.preprocessing}'}")
-        delivery = verify_file(file, source, shown, find_target(recipe.target), options.threads or 1)
+        delivery = verify_file(network, file, source, shown, options.threads or 1)
         note_delivery(options.output, delivery)
-    size_of_it = stored_bytes(network, options.output) if file is None else file_bytes(file)
+    size_of_it = stored_bytes(network) if file is None else file_bytes(file)
     data = {
         "artifact": str(options.output),
         "export": None if file is None else str(file),
