@@ -9,7 +9,7 @@ import pytest
 
 from bitwright.calib import MinMaxRange, Percentile
 from bitwright.numerics.plain import PlainError
-from bitwright.recipe.network import NETWORK_PRESETS, NetworkPlanError, find_network_recipe
+from bitwright.recipe.network import NETWORK_PRESETS, NetworkPlanError, find_network_recipe, w4a8
 from bitwright.recipe.network_text import check_keep, is_for_networks, load_network_recipe, read_network_recipe
 from bitwright.solvers import Nearest
 from networks import exported, network
@@ -60,6 +60,15 @@ def test_the_command_line_goes_before_the_file_for_the_target_and_adds_what_is_k
 def test_what_is_wrong_is_said_with_what_is_allowed(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_network_recipe(text)
+
+
+def test_what_a_preset_asks_for_is_switched_off() -> None:
+    found = read_network_recipe('preset = "w4a8"\nlearn = false\nrelief = false\n')
+    assert found == replace(w4a8(), learn=None, relief=False)
+    assert read_network_recipe('preset = "w4a16"\ngroup = false\nhas_zero = false\n').group is None
+    assert read_network_recipe('preset = "int8_smooth"\nsmooth = []\n').smooth == ()
+    with pytest.raises(ValueError, match="expected int, found True"):
+        read_network_recipe('preset = "w4a16"\ngroup = true\n')
 
 
 def test_a_file_is_for_networks_where_it_starts_from_a_preset(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 An object becomes a table with its class under "type" and one entry per field; enums become their values, tuples become
 lists, and a field that is None is left out. Reading knows the allowed classes by name and checks every key, so that a
-misspelt field is an error that lists what is allowed. A class alone may be written as its name.
+misspelt field is an error that lists what is allowed. A class alone may be written as its name; `false` switches off
+what may be None, because TOML has no word for it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def from_plain(data: Plain, kind: Any, classes: Mapping[str, type], place: str =
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
-        return None if data is None else from_plain(data, options[0], classes, place)
+        is_off = data is None or (data is False and bool not in options)
+        return None if is_off else from_plain(data, options[0], classes, place)
     if origin is tuple:
         inner = typing.get_args(kind)[0]
         if not isinstance(data, list):

@@ -5,7 +5,8 @@
     ranges = ["MinMaxRange", { type = "Percentile", percent = 99.99 }]
     keep = ["/classifier/Gemm"]
 
-Every other field is one of `NetworkRecipe`. A class that needs no fields may be written as its name alone.
+Every other field is one of `NetworkRecipe`. A class that needs no fields may be written as its name alone, and `learn =
+false`, `relief = false`, `smooth = []` switch off what the preset asks for.
 """
 
 from __future__ import annotations
