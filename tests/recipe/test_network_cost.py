@@ -11,6 +11,7 @@ from bitwright.engine.prepare import without_trials
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkRecipe, plan_network
 from bitwright.recipe.network_cost import Cost, matrix_of, predict_network, products, sizes_of
+from bitwright.solvers import Brecq, Schedule
 from bitwright.store.onnx_source import OnnxSource
 from networks import exported, network, sample
 
@@ -19,8 +20,8 @@ def prepared(name: str, folder: Path) -> OnnxSource:
     return without_trials(exported(network(name), folder), folder)
 
 
-def cost(source: OnnxSource, samples: int = 32) -> Cost:
-    graph, recipe = source.network(), NetworkRecipe()
+def cost(source: OnnxSource, samples: int = 32, recipe: NetworkRecipe = NetworkRecipe()) -> Cost:
+    graph = source.network()
     return predict_network(graph, recipe, plan_network(graph, recipe), sizes_of(graph), samples, 1e10)
 
 
@@ -71,3 +72,24 @@ def test_memory_and_time_grow_with_samples_and_memory_stops_to(tmp_path: Path) -
     few, many, more = (cost(source, samples) for samples in (8, 128, 1024))
     assert few.peak_ram_bytes < many.peak_ram_bytes == more.peak_ram_bytes
     assert few.seconds < many.seconds < more.seconds
+
+
+def test_edits_relief_and_learning_take_time_that_is_counted(tmp_path: Path) -> None:
+    source = prepared("residual", tmp_path)
+    plain = cost(source).seconds
+    for more in ({"equalize": True}, {"absorb": True}, {"smooth": (0.5,)}, {"relief": True}, {"learn": Brecq()}):
+        assert cost(source, recipe=NetworkRecipe(**more)).seconds > plain, more
+    assert (
+        cost(source, recipe=NetworkRecipe(smooth=(0.3, 0.5))).seconds
+        > cost(source, recipe=NetworkRecipe(smooth=(0.5,))).seconds
+    )
+
+
+def test_learning_costs_three_runs_for_every_sample_that_its_steps_draw(tmp_path: Path) -> None:
+    source = prepared("residual", tmp_path)
+    schedule = Schedule(steps=50, batch=8)
+    spent = cost(source, recipe=NetworkRecipe(learn=Brecq(schedule))).seconds - cost(source).seconds
+    graph = source.network()
+    sizes = sizes_of(graph)
+    numbers = sum(sizes.get(name, 0) for node in graph.nodes for name in node.outputs)
+    assert spent == pytest.approx(50 * 8 * (3 * 2 * sum(products(graph, sizes).values()) / 1e10 + 1.5e-8 * numbers))

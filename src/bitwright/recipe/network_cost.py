@@ -18,6 +18,7 @@ from bitwright.graph.network import Network, Node
 from bitwright.numerics import Tile
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, WeightStep
 from bitwright.recipe.targets import Role
+from bitwright.solvers import BlockSolver
 
 WALKED = 64  # samples, as engine.walk
 JUDGED = 32  # samples, as engine.judge
@@ -30,6 +31,8 @@ _BATCH_COPIES, _WALK_COPIES = 1.5, 1.7
 _ELEMENT_SECONDS = 1.5e-8  # counting one number into a histogram
 _RULE_SECONDS = 4e-9  # passing one number through codes and an operator
 _NODE_SECONDS = 4e-3  # opening one operator alone
+_LEARN_SECONDS = 1.5e-8  # passing one number forth and back through an operator and its codes
+_TRIAL_RULES = 2  # as engine.trial
 
 Sizes = Mapping[str, int]  # value -> numbers for one sample
 
@@ -162,14 +165,36 @@ def _seconds(
 ) -> float:
     samples, flops = machine
     walked, judged = min(samples, WALKED), min(samples // 8 or samples, JUDGED)
-    tried = judged * len(recipe.ranges) if len(recipe.ranges) > 1 else 0
-    runs = samples + judged + tried + walked
-    spent = 2 * sum(products(network, sizes).values()) * runs / flops
-    observed = sum(sizes.get(value, 0) for value in {point.value for point in plan.placement.points})
-    spent += _ELEMENT_SECONDS * observed * samples
-    spent += _RULE_SECONDS * sum(sizes.values()) * (tried + walked)
-    spent += _NODE_SECONDS * len(network.nodes) * (1 + len(recipe.ranges))
-    return spent + sum(_solve_seconds(network, step, sizes, machine) for step in plan.weights)
+    counts, points = products(network, sizes), {point.value for point in plan.placement.points}
+    trials = _trials(recipe)
+    simulated = _TRIAL_RULES * trials + (len(recipe.ranges) if len(recipe.ranges) > 1 else 0)
+    if recipe.relief and points:
+        simulated += 1 + 2 * math.ceil(math.log2(len(points) + 1))  # the whole, and halves down to one value
+    counted = samples + trials * walked
+    spent = 2 * sum(counts.values()) * (counted + judged + judged * simulated + walked) / flops
+    spent += _ELEMENT_SECONDS * sum(sizes.get(value, 0) for value in points) * counted
+    spent += _RULE_SECONDS * sum(sizes.values()) * (judged * simulated + walked)
+    spent += _NODE_SECONDS * len(network.nodes) * (1 + simulated)
+    spent += sum(_solve_seconds(network, step, sizes, machine) for step in plan.weights)
+    return spent if recipe.learn is None else spent + _learn_seconds(network, recipe.learn, sizes, counts, flops)
+
+
+def _trials(recipe: NetworkRecipe) -> int:
+    """How often a draft is quantized to see what it comes to: as it is, then after every edit that is proposed."""
+    edits = 2 * recipe.equalize + recipe.absorb + len(recipe.smooth)
+    return edits + 1 if edits else 0
+
+
+def _learn_seconds(
+    network: Network, solver: BlockSolver, sizes: Sizes, counts: Mapping[str, int], flops: float
+) -> float:
+    """Every operator forth and back for the samples that all steps draw; back takes twice as long."""
+    spent = 0.0
+    for node in network.nodes:
+        numbers = sum(sizes.get(name, 0) for name in node.outputs)
+        once = 6 * counts.get(node.name, 0) / flops + _LEARN_SECONDS * numbers
+        spent += once * solver.drawn(numbers)
+    return spent
 
 
 def _solve_seconds(network: Network, step: WeightStep, sizes: Sizes, machine: tuple[int, float]) -> float:

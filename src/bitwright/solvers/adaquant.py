@@ -45,6 +45,10 @@ class AdaQuant(BlockSolver):
     def piece(self) -> Piece:
         return Piece.LAYER
 
+    def drawn(self, numbers: int) -> int:
+        """As the schedule says."""
+        return self.schedule.drawn(numbers)
+
     def reconstruct(self, problem: Reconstruction) -> Reconstructed:
         return Loop(self.schedule).run(problem, _Free(self, problem), Points(problem.points, self.point_rate))
 

@@ -41,6 +41,10 @@ class AdaRound(BlockSolver):
     def piece(self) -> Piece:
         return Piece.LAYER
 
+    def drawn(self, numbers: int) -> int:
+        """As the schedule says."""
+        return self.schedule.drawn(numbers)
+
     def reconstruct(self, problem: Reconstruction) -> Reconstructed:
         variables = SoftRounding(problem, self.rate, self.bias_rate)
         return Loop(self.schedule).run(problem, variables, Points(problem.points, 0.0))

@@ -39,6 +39,10 @@ class Brecq(BlockSolver):
     def piece(self) -> Piece:
         return Piece.BLOCK
 
+    def drawn(self, numbers: int) -> int:
+        """As the schedule says."""
+        return self.schedule.drawn(numbers)
+
     def reconstruct(self, problem: Reconstruction) -> Reconstructed:
         loop = Loop(self.schedule, self.weighting)
         variables = SoftRounding(problem, self.rate, self.bias_rate)

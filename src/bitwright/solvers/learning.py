@@ -60,8 +60,14 @@ class Schedule:
 
     def size(self, samples: Samples) -> int:
         """How many of these samples make a batch."""
-        fitting = max(_FEWEST, self.elements // max(1, samples.wanted[0].numel()))
-        return min(self.batch, fitting, len(samples))
+        return min(self._fitting(samples.wanted[0].numel()), len(samples))
+
+    def drawn(self, numbers: int) -> int:
+        """How many samples all steps draw together from a piece that makes so many numbers for each."""
+        return self.steps * self._fitting(numbers)
+
+    def _fitting(self, numbers: int) -> int:
+        return min(self.batch, max(_FEWEST, self.elements // max(1, numbers)))
 
     def sharp(self, step: int) -> float:
         """The factor on the logits at this step."""

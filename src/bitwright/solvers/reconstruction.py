@@ -174,6 +174,10 @@ class BlockSolver(ABC):
         """What it is to be given."""
 
     @abstractmethod
+    def drawn(self, numbers: int) -> int:
+        """How many samples it runs forth and back at most, in a piece that makes so many numbers for each."""
+
+    @abstractmethod
     def reconstruct(self, problem: Reconstruction) -> Reconstructed:
         """The best choice found; never worse on the held-out samples than where it started, nor than nearest codes."""
 
