@@ -31,7 +31,7 @@ from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, plan_network
 from bitwright.store.checkpoints import Checkpoints, forget
-from bitwright.store.files import text_digest
+from bitwright.store.files import file_digest, text_digest
 from bitwright.store.lock import only_run
 from bitwright.store.network_artifact import EXPORTED, MANIFEST, is_made, open_network
 from bitwright.store.onnx_source import OnnxSource
@@ -75,7 +75,8 @@ def _with_samples(
     source: OnnxSource, recipe: NetworkRecipe, out: Path, samples: Samples, made_of: dict[str, Any], on_step: OnStep
 ) -> None:
     """The run itself, phase by phase."""
-    checkpoints = Checkpoints(out / CHECKPOINTS, text_digest(made_of), lambda note: on_step(Step("resume", 0, 0, note)))
+    key = text_digest([made_of, [file_digest(path) for path in source.files()]])  # an export may come out otherwise
+    checkpoints = Checkpoints(out / CHECKPOINTS, key, lambda note: on_step(Step("resume", 0, 0, note)))
     prepared = prepare(source, recipe, samples, out, checkpoints, on_step)
     plan = plan_network(prepared.source.network(), recipe)
     runner = OnnxRunner(prepared.source)
