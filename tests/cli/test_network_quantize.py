@@ -175,3 +175,26 @@ def test_an_unknown_node_to_keep_is_refused_before_anything_is_written(
 def test_options_of_networks_are_refused_for_language_models(model: Path, text: Path, tmp_path: Path) -> None:
     words = refused("quantize", model, "-r", "w4a16", "-c", text, "-o", tmp_path / "out", "--keep", "a")
     assert "--keep: for whole networks" in words
+
+
+def test_a_stopped_run_says_how_to_go_on_and_then_does(
+    residual: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, samples = residual
+    out = tmp_path / "out"
+    command = ("quantize", model, "-r", "int8_per_tensor", "-c", samples, "-o", out, "--no-verify")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bitwright.engine.network.finish", interrupt)
+        found = call(*command)
+    assert found.exit_code == 130 and "what is finished is kept: run the same command again" in found.stderr
+    first = out / "checkpoints" / "00000.safetensors"
+    first.write_bytes(first.read_bytes()[:-1])
+    found = call(*command)
+    assert found.exit_code == 0 and "going on from there" in found.stderr
+    notes = json.loads((out / "run.json").read_text())["notes"]
+    assert len(notes) == 2 and "trial: the digest of 00000 differs; it is computed again" in notes
+    assert "equalize: " in found.stdout and "absorb: " in found.stdout and not first.exists()

@@ -51,7 +51,13 @@ def manifest(layers: int = 3) -> Json:
         "findings": ["2 of 64 samples repeat an earlier one"],
         "range_rules": [{"rule": {"type": "MinMaxRange"}, "output_noise": 0.002}],
         "edits": {
-            "equalize": {"is_kept": True, "output_noise_before": 0.004, "tried": [{"output_noise": 0.002, "pairs": 3}]}
+            "equalize": {"is_kept": True, "output_noise_before": 0.004, "tried": [{"output_noise": 0.002, "pairs": 3}]},
+            "absorb": {
+                "is_kept": False,
+                "output_noise_before": 0.002,
+                "refused": ["conv7: Conv (y7) pads it with zeros"],
+                "tried": [{"output_noise": 0.003, "sites": [{"site": "a > b", "channels": 5}, {"channels": 2}]}],
+            },
         },
         "float_bytes": 5000,
     }

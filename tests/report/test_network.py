@@ -48,7 +48,10 @@ def test_every_section_is_drawn_and_the_console_is_silent(tmp_path: Path) -> Non
     assert console == []
     assert "2.31×" in section(dom, "headline") and "31.4" in section(dom, "headline")
     assert "mine:top1" in section(dom, "headline") and "in float Softmax 2" in section(dom, "delivery")
-    assert "equalize: kept" in section(dom, "search") and "repeat an earlier" in section(dom, "findings")
+    search = section(dom, "search")
+    assert "equalize: kept" in search and "absorb: not kept" in search
+    assert "2 places, 7 channels" in search and "Left as it is: conv7: Conv (y7) pads it with zeros" in search
+    assert "repeat an earlier" in section(dom, "findings")
     assert "Percentile (percent 99.99)" in section(dom, "ranges") and "0.010%" in section(dom, "ranges")
     assert "no integer Softmax" in section(dom, "kept") and 'class="plot"' in section(dom, "layers")
     assert 'id="blocks"' not in dom and "NaN" not in dom.split("<script")[0]

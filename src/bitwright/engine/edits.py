@@ -51,50 +51,62 @@ class Draft:
         return replace(self, network=network, constants=constants)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Drafts that an edit proposes, by preference where there are several; the places that it had to leave, and why."""
+
+    drafts: tuple[Draft, ...]
+    refused: tuple[str, ...]
+
+
 Largest = Callable[[Draft, Sequence[Read]], Mapping[str, Tensor]]  # by value, along the axis that is read
 
 
-def equalized(draft: Draft, batch: Mapping[str, Tensor]) -> list[Draft]:
-    """The draft with channels balanced across layers, by preference where there are several.
+def equalized(draft: Draft, batch: Mapping[str, Tensor]) -> Proposal:
+    """The draft with channels balanced across layers.
 
     Clips stand in the way of a scale for each channel. Without their bounds, which the ranges of activations take over,
     all runs in integers; with a bound for each channel the draft is exact, but engines compute those in float.
     """
     opened = draft.edited(open_clips(draft.network, draft.constants))
-    sites, notes = _proved(opened, batch)
+    sites, refused = _proved(opened, batch)
     scaled = Equalize().scales(sites, opened.constants)
     made = opened.edited(scaled.edit(sites))
     moments = dict(draft.moments)
     for site in sites:
         if site.value in scaled.scales:
             moments = scaled_by_site(moments, site, scaled.scales[site.value])
-    notes |= {"sites": [str(site) for site in sites if site.value in scaled.scales]}
+    notes = {"sites": [str(site) for site in sites if site.value in scaled.scales]}
     exact = replace(made.edited(close_clips(made.network, made.constants)), moments=moments, notes=notes)
     free = without_bounds(exact.network, exact.constants, dict.fromkeys(exact.network.values, 0.0))
     if not free.steps:
-        return [exact] if scaled.scales else []
-    return [replace(exact.edited(free), notes=notes | {"bounds_left_to_ranges": len(free.steps)}), exact]
+        return Proposal((exact,) if scaled.scales else (), refused)
+    return Proposal(
+        (replace(exact.edited(free), notes=notes | {"bounds_left_to_ranges": len(free.steps)}), exact), refused
+    )
 
 
-def absorbed(draft: Draft, batch: Mapping[str, Tensor]) -> list[Draft]:
+def absorbed(draft: Draft, batch: Mapping[str, Tensor]) -> Proposal:
     """The draft with what is always there in an activation moved into the biases behind it."""
-    sites, notes = _proved(draft, batch)
-    made, taken = draft, []
+    sites, refused = _proved(draft, batch)
+    made, taken, left = draft, [], list(refused)
     for site in sites:
         found = Absorb().plan(made.network, made.constants, site, made.moments)
-        if found.reason or not found.edit.steps:
+        if found.reason:
+            left.append(f"{site.value}: {found.reason}")
             continue
         made = replace(made.edited(found.edit), moments=dict(made.moments) | {site.value: found.moments})
         taken.append({"site": str(site), "channels": int((found.amount != 0).sum())})
-    return [replace(made, notes=notes | {"sites": taken})] if taken else []
+    return Proposal((replace(made, notes={"sites": taken}),) if taken else (), tuple(left))
 
 
-def smoothed(draft: Draft, batch: Mapping[str, Tensor], largest: Largest, alphas: Sequence[float]) -> list[Draft]:
+def smoothed(draft: Draft, batch: Mapping[str, Tensor], largest: Largest, alphas: Sequence[float]) -> Proposal:
     """For each alpha, the draft with outlier channels moved from activations into the weights that read them."""
     gained = draft.edited(with_gains(draft.network, draft.constants))
-    sites, notes = _proved(gained, batch)
+    sites, refused = _proved(gained, batch)
     if not sites:
-        return []
+        return Proposal((), refused)
     found = largest(gained, [read for site in sites for read in site.reads])
     made = []
     for alpha in alphas:
@@ -102,21 +114,26 @@ def smoothed(draft: Draft, batch: Mapping[str, Tensor], largest: Largest, alphas
         for site in sites:
             scale = Smooth(alpha).scale(site, activation_ranges(site, found), now.constants)
             now = now.edited(rescaling(site, scale))
-        made.append(replace(now, notes=notes | {"alpha": alpha, "sites": [str(site) for site in sites]}))
-    return made
+        made.append(replace(now, notes={"alpha": alpha, "sites": [str(site) for site in sites]}))
+    return Proposal(tuple(made), refused)
 
 
-def leveled(draft: Draft, batch: Mapping[str, Tensor], largest: Largest) -> list[Draft]:
+def leveled(draft: Draft, batch: Mapping[str, Tensor], largest: Largest) -> Proposal:
     """The draft with channels of activations made equally large, where rows of weights take that for free.
 
     What `largest` was found on sees no change. Well beyond it a channel is clipped that was not before.
     """
     opened = draft.edited(open_clips(draft.network, draft.constants))
     bounds = {name: opened.constants[name] for name in opened.constants.keys() - draft.constants.keys()}
-    proved, notes = _proved(opened, batch)
-    sites = [site for site in proved if is_taken_by_rows(opened.network, site)]
+    proved, refused = _proved(opened, batch)
+    sites, left = [], list(refused)
+    for site in proved:
+        if is_taken_by_rows(opened.network, site):
+            sites.append(site)
+        else:
+            left.append(f"{site.value}: rows of weights do not take its scale for free")
     if not sites:
-        return []
+        return Proposal((), tuple(left))
     found, now = largest(opened, [read for site in sites for read in site.reads]), opened
     for site in sites:
         ends = [float(bounds[tie.constant].abs().min()) for tie in site.shifts if tie.constant in bounds]
@@ -124,14 +141,14 @@ def leveled(draft: Draft, batch: Mapping[str, Tensor], largest: Largest) -> list
         now = now.edited(rescaling(site, scale))
     now = replace(now, constants={**now.constants, **bounds})
     now = now.edited(close_clips(now.network, now.constants))
-    return [replace(now, notes=notes | {"sites": [str(site) for site in sites]})]
+    return Proposal((replace(now, notes={"sites": [str(site) for site in sites]}),), tuple(left))
 
 
-def _proved(draft: Draft, batch: Mapping[str, Tensor]) -> tuple[tuple[Site, ...], dict[str, Any]]:
+def _proved(draft: Draft, batch: Mapping[str, Tensor]) -> tuple[tuple[Site, ...], tuple[str, ...]]:
     """The sites of a draft that hold on numbers; why others do not."""
     found = find_sites(draft.network, draft.constants)
     proved = prove(draft.network, draft.constants, found.sites, batch)
-    return proved.sites, {"rejected": [_words(refusal) for refusal in proved.rejected]}
+    return proved.sites, tuple(_words(refusal) for refusal in proved.rejected)
 
 
 def _words(refusal: Refusal) -> str:

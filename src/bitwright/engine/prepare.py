@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from bitwright.engine.edits import PROVED_ON, Draft, absorbed, equalized, leveled, smoothed
+from bitwright.engine.edits import PROVED_ON, Draft, Proposal, absorbed, equalized, leveled, smoothed
 from bitwright.engine.judge import BATCH
 from bitwright.engine.progress import OnStep, Step
 from bitwright.engine.simplify import simplified
@@ -66,7 +66,7 @@ class _Asked:
 
     def made(self, draft: Draft, recipe: NetworkRecipe, on_step: OnStep) -> tuple[Draft, dict[str, Any]]:
         """The draft with every edit that does no harm, and what each did."""
-        proposals: dict[str, Callable[[Draft], list[Draft]]] = {}
+        proposals: dict[str, Callable[[Draft], Proposal]] = {}
         if recipe.equalize:
             proposals["equalize"] = lambda now: equalized(now, self.batch)
         if recipe.absorb:
@@ -77,11 +77,13 @@ class _Asked:
             proposals["level"] = lambda now: leveled(now, self.batch, self._largest)
         noise, notes = self._noise(draft), {}
         for name, propose in proposals.items():
-            tried = [(one, self._noise(one)) for one in propose(draft)]
+            proposal = propose(draft)
+            tried = [(one, self._noise(one)) for one in proposal.drafts]
             good = [held for held in tried if held[1] <= noise]
             notes[name] = {
                 "is_kept": bool(good),
                 "output_noise_before": noise,
+                "refused": list(proposal.refused),
                 "tried": [{"output_noise": found, **one.notes} for one, found in tried],
             }
             if good:

@@ -181,7 +181,7 @@ def _seconds(
 
 def _trials(recipe: NetworkRecipe) -> int:
     """How often a draft is quantized to see what it comes to: as it is, then after every edit that is proposed."""
-    edits = 2 * recipe.equalize + recipe.absorb + len(recipe.smooth)
+    edits = 2 * recipe.equalize + recipe.absorb + len(recipe.smooth) + recipe.level
     return edits + 1 if edits else 0
 
 

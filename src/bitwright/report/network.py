@@ -25,6 +25,8 @@ from bitwright.report.summary import KeptGroup, Note, Part, Row, Tone, grouped
 
 FORMAT = 1
 
+_FEW = 6  # places that an edit left as they are, of which a sentence names so many
+
 
 def is_network(folder: Path) -> bool:
     """Whether the manifest in a folder is that of a network."""
@@ -205,11 +207,25 @@ def edits_of(edits: Entry) -> tuple[Edit, ...]:
             clean(name),
             one.get("is_kept") is True,
             number(one, "output_noise_before"),
-            tuple(Tried(_fields(item), number(item, "output_noise")) for item in entries(one, "tried")),
+            tuple(Tried(_words_of(item), number(item, "output_noise")) for item in entries(one, "tried")),
+            _shortened(texts(one, "refused")),
         )
         for name, one in edits.items()
         if isinstance(one, dict)
     )
+
+
+def _shortened(places: tuple[str, ...]) -> tuple[str, ...]:
+    return places if len(places) <= _FEW else (*places[: _FEW - 1], f"{len(places) - _FEW + 1} more")
+
+
+def _words_of(tried: Entry) -> str:
+    """What was tried: where it was applied, to how many channels if that is said, and its other fields."""
+    sites = tried.get("sites")
+    count = len(sites) if isinstance(sites, list) else 0
+    channels = sum(int(number(one, "channels") or 0) for one in entries(tried, "sites"))
+    places = [f"{count} place{'s' if count > 1 else ''}"] if count else []
+    return ", ".join([*places, *([f"{channels} channels"] if channels else []), *filter(None, [_fields(tried)])])
 
 
 def _fields(entry: Entry) -> str:

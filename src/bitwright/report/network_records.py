@@ -78,12 +78,13 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An edit of the float network."""
+    """An edit of the float network. `refused`: the places that it had to leave, and why."""
 
     name: str
     is_kept: bool
     before: float | None
     tried: tuple[Tried, ...]
+    refused: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,25 @@ def show_floats(manifest: dict[str, Any]) -> None:
         say(f"  float: {', '.join(names[:3])}{more}: {reason}")
 
 
+def show_edits(manifest: dict[str, Any]) -> None:
+    """What the edits of the float network and learning came to."""
+    for name, entry in manifest["edits"].items():
+        least = min((one["output_noise"] for one in entry["tried"]), default=None)
+        told = (
+            "no place for it"
+            if least is None
+            else f"noise of outputs {entry['output_noise_before']:.3g} -> {least:.3g}"
+        )
+        left = f"; {len(entry['refused'])} places left as they are" if entry["refused"] else ""
+        say(f"{name}: {'kept' if entry['is_kept'] else 'not kept'}, {told}{left}")
+    if (learned := manifest.get("learned")) is not None:
+        say(
+            f"learned rounding: kept, {len(learned['segments'])} segments"
+            if learned["kept"]
+            else f"learned rounding: not kept, {learned['reason']}"
+        )
+
+
 def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False)
     table.add_row("before", size(data["bytes_original"]))
@@ -151,6 +170,7 @@ def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     table.add_row("time", f"{duration(data['seconds'])}, at most {size(data['peak_ram_bytes'])} of memory")
     show(table)
     show_floats(data["manifest"])
+    show_edits(data["manifest"])
     if data["delivery"] is not None:
         show_delivery(data["delivery"])
     path = data["artifact"]

@@ -161,7 +161,7 @@ function drawSearch() {
     host = body("search");
   if (!edits.length && !rules.length)
     return void host.append(html("p", { class: "quiet" }, "Nothing was tried: the recipe has one range rule and no edits."));
-  for (const edit of edits)
+  for (const edit of edits) {
     host.append(
       html("h3", { class: "name" }, `${edit.name}: ${edit.is_kept ? "kept" : "not kept"}`),
       plainTable(
@@ -169,6 +169,8 @@ function drawSearch() {
         [["as it was", figure(edit.before)], ...edit.tried.map(one => [one.name || "as planned", figure(one.noise)])],
       ),
     );
+    if (edit.refused.length) host.append(html("p", { class: "quiet" }, `Left as it is: ${edit.refused.join("; ")}`));
+  }
   if (rules.length)
     host.append(
       html("h3", {}, "Range rules"),
