@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitwright.calib import Extremes, MeanMinMax, MinMaxRange, MovingAverage
 from bitwright.engine.network import quantize_network
-from bitwright.engine.observe import HELD_OUT, CalibrationError, Observed, observe, points_of_each
+from bitwright.engine.observe import HELD_OUT, CalibrationError, Observed, is_held_out, observe, points_of_each
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, int8, plan_network
 from bitwright.store.network_artifact import read_manifest
@@ -45,11 +45,11 @@ def test_points_from_extremes_are_those_from_histograms(tmp_path: Path, name: st
         assert all(math.isnan(choice.taken.sqnr) for choice in choices.values())
 
 
-def test_extremes_leave_out_every_eighth_sample_and_count_nothing(tmp_path: Path) -> None:
+def test_extremes_leave_out_what_is_held_out_and_count_nothing(tmp_path: Path) -> None:
     _, runner, _, x = watched(tmp_path, "residual")
     (name,) = runner.network.inputs
     found = seen(runner, [name], x, 5, False)
-    makers = [row for row in range(len(x)) if row % HELD_OUT != HELD_OUT - 1]
+    makers = [row for row in range(len(x)) if not is_held_out(row)]
     assert found.extremes[name].samples.indices == makers
     assert (found.extremes[name].low, found.extremes[name].high) == (float(x[makers].min()), float(x[makers].max()))
     assert found.histograms == {} and not any(found.held_out.values())
@@ -102,7 +102,7 @@ def test_a_value_with_several_rows_for_each_sample_is_cut_evenly() -> None:
     batch = torch.arange(16.0).reshape(16, 1, 1).expand(16, 6, 4).contiguous()
     found = observe(runner_of(nodes, {"x": ["n", 6, 4]}, "y"), ["a"], [{"x": batch}])
     assert numbers(found, "a") == (14 * 24, [24, 24])
-    assert [(held.low, held.high) for held in found.held_out["a"]] == [(7, 7), (15, 15)]
+    assert [(held.low, held.high) for held in found.held_out["a"]] == [(4, 4), (10, 10)]
 
 
 def test_where_no_row_belongs_to_one_sample_the_same_numbers_judge() -> None:

@@ -5,6 +5,7 @@ from bitwright.calib.auto import Auto, Average, Choice, Trial, choose, choose_ea
 from bitwright.calib.checks import Finding, InputCheck, Problem
 from bitwright.calib.coverage import Coverage, check_histograms, coverage, mismatches, wasserstein
 from bitwright.calib.density import clipped_energy, distortion, outside, sqnr
+from bitwright.calib.effect import Effect, Given, LeastEffect, total_noise
 from bitwright.calib.entropy import Entropy
 from bitwright.calib.extremes import Extremes, Seen
 from bitwright.calib.gram import Cross, Gram, full_products, gram, short_products
@@ -20,14 +21,17 @@ __all__ = [
     "Choice",
     "Coverage",
     "Cross",
+    "Effect",
     "Entropy",
     "Extremes",
     "ExtremesRule",
     "Finding",
+    "Given",
     "Gram",
     "HeldOut",
     "Histogram",
     "InputCheck",
+    "LeastEffect",
     "MeanMinMax",
     "MeanSquaredError",
     "MinMaxRange",
@@ -52,6 +56,7 @@ __all__ = [
     "outside",
     "short_products",
     "sqnr",
+    "total_noise",
     "unjudged",
     "wasserstein",
 ]

@@ -18,7 +18,7 @@ from bitwright.calib.activation import params_between, span
 from bitwright.calib.density import Density, density, magnitudes, squared_errors
 from bitwright.calib.histogram import Histogram
 from bitwright.calib.ranges import RangeRule, inside
-from bitwright.numerics import Int, Spec
+from bitwright.numerics import Int, Params, Spec
 
 _Judge = Callable[[Float64[Tensor, "candidates"]], Float64[Tensor, "candidates"]]  # errors that these factors give
 
@@ -47,13 +47,18 @@ class MeanSquaredError(RangeRule):
             raise ValueError(f"MeanSquaredError wants octaves, per_octave >= 1 and sweeps >= 0; found {self}")
 
     def range(self, histogram: Histogram, spec: Spec) -> tuple[float, float]:
-        low, high = span(histogram, spec)
         held = density(histogram)
+        return self.search(spec, span(histogram, spec), lambda params: squared_errors(held, spec, params))
+
+    def search(
+        self, spec: Spec, ends: tuple[float, float], judge: Callable[[Params], Float64[Tensor, "candidates"]]
+    ) -> tuple[float, float]:
+        """The range inside `ends` (which has zero) whose params have the least error by `judge`, which gets many."""
+        low, high = ends
         reach = max(-low, high)
 
         def errors(lows: Tensor, highs: Tensor) -> Tensor:
-            stored = params_between(spec, lows[:, None].float(), highs[:, None].float())
-            return squared_errors(held, spec, stored)
+            return judge(params_between(spec, lows[:, None].float(), highs[:, None].float()))
 
         factor, least = self._search(lambda f: errors((-reach * f).clamp(min=low), (reach * f).clamp(max=high)))
         best = max(low, -reach * factor), min(high, reach * factor)

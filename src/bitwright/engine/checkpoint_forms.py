@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitwright.calib import Auto, Choice, Extremes, Finding, Histogram, RangeRule
+from bitwright.calib import Auto, Choice, Effect, Extremes, Finding, Histogram, RangeRule
 from bitwright.calib.auto import Trial
+from bitwright.calib.density import Density
 from bitwright.engine.judge import Ranges
 from bitwright.engine.layer import Rounded
 from bitwright.engine.observe import Observed, points_with
@@ -71,6 +72,26 @@ def _histograms(name: str, arrays: Mapping[str, Tensor]) -> list[Histogram]:
 
 _SPLIT = ("counts", "samples")
 OBSERVED = Form(_observed_apart, _observed_together)
+
+
+def _effects_apart(found: Mapping[str, Effect]) -> Parts:
+    arrays: dict[str, Tensor] = {}
+    for name, held in found.items():
+        parts = (held.weights.edges, held.weights.mass, held.edges, held.pulls, held.moments)
+        arrays |= {f"{what} {name}": part for what, part in zip(_EFFECT, parts, strict=True)}
+    return list(found), arrays
+
+
+def _effects_together(data: Any, arrays: Mapping[str, Tensor]) -> dict[str, Effect]:
+    found = {}
+    for name in data:
+        weighted, mass, edges, pulls, moments = (arrays[f"{what} {name}"] for what in _EFFECT)
+        found[name] = Effect(Density(weighted, mass), edges, pulls, moments)
+    return found
+
+
+_EFFECT = ("weighted", "mass", "edges", "pulls", "moments")
+EFFECTS: Form[dict[str, Effect]] = Form(_effects_apart, _effects_together)
 
 
 def ranges_form(plan: NetworkPlan, rules: Sequence[RangeRule]) -> Form[Ranges]:

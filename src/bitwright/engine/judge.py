@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitwright.calib import Choice, RangeRule
 from bitwright.calib.activation import activation_params
-from bitwright.engine.observe import HELD_OUT, Observed, points_of_each
+from bitwright.engine.observe import HELD_OUT, Observed, is_held_out, points_of_each
 from bitwright.execute.node_walk import Change, NodeWalk, Quantize
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan
@@ -27,7 +27,7 @@ from bitwright.store.sample_set import Samples
 
 BATCH = 16
 JUDGING = 32  # samples at most
-_FAINT = 1e-3  # a sample with less than this part of the mean signal counts as if it had as much
+FAINT = 1e-3  # a sample with less than this part of the mean signal counts as if it had as much
 
 Points = Mapping[str, StoredPoint]
 
@@ -73,15 +73,15 @@ class Judge:
 
 def held_out(samples: Samples) -> Samples:
     """At most 32 of the samples that made no range, from all places; of a few samples all."""
-    apart = range(HELD_OUT - 1, samples.count, HELD_OUT)
-    fixed = samples.stacking.fixed or 1
-    judges = samples.at(apart) if len(apart) >= fixed else samples
+    apart = [place for place in range(samples.count) if is_held_out(place)]
+    enough = samples.count >= HELD_OUT and len(apart) >= (samples.stacking.fixed or 1)
+    judges = samples.at(apart) if enough else samples
     return judges.dealt(JUDGING, BATCH)
 
 
 def teaching(samples: Samples) -> Samples:
     """The others; of a few samples, or where a network fixes its batch, all."""
-    apart = [place for place in range(samples.count) if place % HELD_OUT != HELD_OUT - 1]
+    apart = [place for place in range(samples.count) if not is_held_out(place)]
     return samples if samples.stacking.fixed or samples.count < HELD_OUT else samples.at(apart)
 
 
@@ -123,7 +123,7 @@ def noise_over_signal(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> Floa
     errors = (b.double() - a.double() if a.shape == b.shape else a.double() for a, b in zip(wanted, found, strict=True))
     noise = torch.cat(list(_energies(errors)))
     signal = torch.cat(list(_energies(one.double() for one in wanted)))
-    floor = max(_FAINT * float(signal.mean()), 1e-30)
+    floor = max(FAINT * float(signal.mean()), 1e-30)
     return noise / signal.clamp(min=floor)
 
 

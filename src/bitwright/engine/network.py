@@ -6,7 +6,7 @@ node: each weight is rounded against the inputs that it will really see, its bia
 mean (`walk.py`). Where the recipe asks for it, roundings are then learned block by block (`learn.py`). All is written
 to one folder (`finish.py`).
 
-What a phase has found is kept as a checkpoint until the run is finished: range statistics, the outcome of every trial,
+What a phase has found is kept as a checkpoint until the run is finished: range statistics, gradients, the outcome of every trial,
 ranges, each relief, each weight, each learned segment. So a kill costs one of those, and no byte of the outcome.
 """
 
@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bitwright.calib import ExtremesRule
-from bitwright.engine.checkpoint_forms import OBSERVED, ranges_form
+from bitwright.calib import ExtremesRule, LeastEffect
+from bitwright.engine.checkpoint_forms import EFFECTS, OBSERVED, ranges_form
+from bitwright.engine.effects import measure_effects
 from bitwright.engine.finish import finish, found_notes
 from bitwright.engine.folder import CHECKPOINTS, RunError, claim, explained
 from bitwright.engine.judge import BATCH, Judge, Ranges, best_ranges, held_out
@@ -81,6 +82,11 @@ def _with_samples(
     plan = plan_network(prepared.source.network(), recipe)
     runner = OnnxRunner(prepared.source)
     observed = checkpoints.once("calibrate", lambda: _observed(runner, plan, recipe, samples, on_step), OBSERVED)
+    if any(isinstance(rule, LeastEffect) for rule in recipe.ranges) and observed.histograms:
+        on_step(Step("gradients", 0, 1))
+        observed.effects = checkpoints.once(
+            "gradients", lambda: measure_effects(prepared.source, plan.placement, observed, samples), EFFECTS
+        )
     judge = Judge(runner, held_out(samples))
     ranges = checkpoints.once(
         "ranges",
@@ -93,7 +99,7 @@ def _with_samples(
         relieved = relief.relieve(plan, ranges, checkpoints)
     task = Task(prepared.source, recipe, relieved.plan, relieved.ranges.points)
     walked = walk_weights(task, samples, checkpoints, on_step)
-    notes = made_of | {"edits": prepared.edits, "relief": dict(relieved.reasons)}
+    notes = made_of | {"edits": prepared.edits, "relief": [to_plain(step) for step in relieved.steps]}
     if recipe.learn is not None:
         learned = learn_rounding(task, walked, samples, judge, checkpoints, on_step)
         task, walked = replace(task, points=learned.points), learned.walked
@@ -125,7 +131,7 @@ def _without_samples(
     task = Task(edited, recipe, plan, points)
     walked = round_weights(task, on_step)
     notes = found_notes(task, walked, observed, Ranges(points, choices, ()))
-    finish(task, walked, made_of | {"edits": {}, "relief": {}} | notes, out)
+    finish(task, walked, made_of | {"edits": {}, "relief": []} | notes, out)
 
 
 def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples | None) -> dict[str, Any]:

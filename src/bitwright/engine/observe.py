@@ -8,25 +8,28 @@ these. NaN stops the run, with the first value that shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from torch import Tensor
 
 from bitwright.calib import (
     Choice,
+    Effect,
     Extremes,
     ExtremesRule,
     Finding,
+    Given,
     Histogram,
     InputCheck,
+    LeastEffect,
     RangeRule,
     Seen,
     check_histograms,
     choose_each,
     unjudged,
 )
-from bitwright.calib.activation import activation_params
+from bitwright.calib.activation import activation_params, span
 from bitwright.engine.portions import run_in_parts
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network, Value
@@ -36,7 +39,8 @@ from bitwright.recipe.points import Point
 from bitwright.store.quantized import StoredPoint
 from bitwright.store.sample_set import stacking_of
 
-HELD_OUT = 8  # every eighth sample judges the ranges
+HELD_OUT = 8  # one sample of eight in a row judges the ranges
+_TURNS = (4, 2, 6, 1, 5, 3, 7, 0)  # which one of the first eight, of the next eight, and so on
 SEEN = 64  # held-out samples that a range is judged on
 
 
@@ -49,14 +53,24 @@ class CalibrationError(ValueError):
 class Observed:
     """Histograms by value: of samples that make ranges, and of each held-out sample; findings about the data.
 
-    `extremes` by value instead where no histogram was wanted; then nothing is held out.
+    `extremes` by value instead where no histogram was wanted; then nothing is held out. `effects`: how the outputs move
+    with a value, where that is known.
     """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
     extremes: dict[str, Extremes] = field(default_factory=dict)
     held_out: dict[str, list[Histogram]] = field(default_factory=dict)
+    effects: Mapping[str, Effect] = field(default_factory=dict)
     count: int = 0
     findings: tuple[Finding, ...] = ()
+
+
+def is_held_out(index: int) -> bool:
+    """Whether this sample judges what others propose: one of each eight, at a place that changes from eight to eight.
+
+    Sets are often sorted. With the same place in all eights, the samples at one end would never judge.
+    """
+    return index % HELD_OUT == _TURNS[index // HELD_OUT % len(_TURNS)]
 
 
 def observe(
@@ -122,12 +136,12 @@ def _as_rows(batch: Mapping[str, Tensor], shares: bool) -> dict[str, Tensor]:
 
 
 def _take_in(seen: Seen, value: Tensor, first: int, size: int) -> None:
-    """Take in the values of samples from `first` on, but for every eighth."""
+    """Take in the values of samples from `first` on, but for those that are held out."""
     if not _has_samples(value, size):  # counts for the first
         seen.add(value.reshape(1, -1), first)
         return
     value = value.reshape(size, -1)
-    makers = [row for row in range(size) if (first + row) % HELD_OUT != HELD_OUT - 1]
+    makers = [row for row in range(size) if not is_held_out(first + row)]
     start = 0
     while start < len(makers):  # runs of neighbours, so that indices stay those of the samples
         stop = start
@@ -138,13 +152,13 @@ def _take_in(seen: Seen, value: Tensor, first: int, size: int) -> None:
 
 
 def _hold_out(found: Observed, name: str, value: Tensor, size: int) -> None:
-    """Count every eighth sample apart, where anything is counted."""
+    """Count every held-out sample apart, where anything is counted."""
     if name not in found.histograms or not _has_samples(value, size):
         return
     value = value.reshape(size, -1)
     for row in range(size):
         index = found.count + row
-        if index % HELD_OUT == HELD_OUT - 1:
+        if is_held_out(index):
             alone = Histogram()
             alone.add(value[row : row + 1], index)
             found.held_out[name].append(alone)
@@ -194,10 +208,30 @@ def _chosen(values: Sequence[str], observed: Observed, rules: Sequence[RangeRule
         for name in values:
             histogram.merge(observed.histograms[name])
             held = held + observed.held_out[name]
+    effects = [observed.effects[name] for name in values if name in observed.effects]
+    if len(effects) < len(values):
+        effects = []
     try:
-        return choose_each(rules, histogram, spec, _spread(held))
+        ends = span(histogram, spec)
+        asked = [_found(rule, effects, ends, spec) for rule in rules]
+        choices = choose_each(asked, histogram, spec, _spread(held))
     except ValueError as error:
         raise CalibrationError(f"{first}: {error}") from error
+    return tuple(
+        _named(choice, rule) if isinstance(rule, LeastEffect) else choice
+        for rule, choice in zip(rules, choices, strict=True)
+    )
+
+
+def _named(choice: Choice, rule: RangeRule) -> Choice:
+    """The choice under the name of the rule that was asked for."""
+    trial = replace(choice.taken, rule=rule)
+    return Choice(trial, (trial,))
+
+
+def _found(rule: RangeRule, effects: Sequence[Effect], ends: tuple[float, float], spec: Spec) -> RangeRule:
+    """The rule, or what it comes to where it takes more than a histogram."""
+    return Given(*rule.measured(effects, ends, spec)) if isinstance(rule, LeastEffect) and effects else rule
 
 
 def _by_extremes(

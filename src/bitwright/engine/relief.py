@@ -1,21 +1,22 @@
-"""Relief: where one value alone makes much of the outputs' error, the operators around it stay float if they are cheap.
+"""Relief: where a few values make much of the outputs' error, the operators around them stay float if they are cheap.
 
-A network may have one place that 8 bits do not suit: the last few channels of a diffusion model, the logits of a gate.
-It is found by halving: the noise of some points alone is simulated, and only a half that makes enough of the whole is
-looked at further. Then what reads the value (and, where the value exists in codes only, what makes it) is kept float,
-and held-out samples decide whether that was worth it.
+A network may have places that 8 bits do not suit: the first layers of a diffusion model at its last steps, the logits
+of a gate. What each value in codes alone costs the outputs is told by gradients (`effects.py`); where there are none it
+is found by halving, the noise of some points alone being simulated. Then step by step the operators that read a value
+in codes (and, where it exists in codes only, the one that makes it) are made float: those whose share of the error is
+largest for their share of the products. Every step is simulated on held-out samples before it is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, final
 
 from torch import Tensor
 
-from bitwright.calib import RangeRule
+from bitwright.calib import Effect, RangeRule, total_noise
 from bitwright.engine.checkpoint_forms import ranges_form
 from bitwright.engine.judge import Judge, Points, Ranges, best_ranges
 from bitwright.engine.observe import Observed
@@ -23,25 +24,66 @@ from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan, NetworkPlanError
 from bitwright.recipe.network_cost import products
 from bitwright.recipe.targets import Role
-from bitwright.store.checkpoints import Checkpoints, Form, Parts
+from bitwright.store.checkpoints import NUMBER, Checkpoints, Form, Parts
 from bitwright.store.quantized import StoredPoint
 
-SHARE = 1 / 3  # of the outputs' error that a value has to make
-COST = 1 / 10  # of the network's products that may become float again
-GAIN = 1 / 4  # of the error that has to go for it
-ROUNDS = 8
+SHARE = 1 / 20  # of the outputs' error that a value has to make
+FOUND = 1 / 3  # of it that a value has to make to be found by halving, which takes many simulations
+COST = 1 / 4  # of the network's products that may become float again, all together
+WORTH = 4  # times its share of the products is what an operator's share of the error has to be
+TRIED = 4  # options of one round that are simulated, the best first
+ROUNDS = 16
 
+_SHARES: Form[dict[str, float]] = Form(lambda found: (found, {}), lambda data, _: dict(data))
 Planner = Callable[[Mapping[str, str]], NetworkPlan]  # by node that shall stay float, why
 
 
 @final
 @dataclass(frozen=True, slots=True)
+class Eased:
+    """One step of relief: the nodes that stay float, and what that came to.
+
+    `error`: the share of the outputs' error before the step that is gone after it, `products`: of the network's
+    products; `noise`: of the outputs after it, noise over signal on held-out samples.
+    """
+
+    nodes: tuple[str, ...]
+    values: tuple[str, ...]
+    error: float
+    products: float
+    noise: float
+
+    @property
+    def why(self) -> str:
+        """The reason for a node of this step."""
+        held = ", ".join(self.values)
+        return f"relief: {held} in codes made {self.error:.0%} of the error, with {self.products:.1%} of the products"
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Relieved:
-    """What is quantized after relief and with which ranges; by node that stays float for it, why."""
+    """What is quantized after relief and with which ranges; the steps that led there, and by node of theirs, why."""
 
     plan: NetworkPlan
     ranges: Ranges
     reasons: Mapping[str, str] = field(default_factory=dict)
+    steps: tuple[Eased, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Option:
+    """Nodes that could stay float, the plan with them, and the part of the error and of the products that they make."""
+
+    nodes: tuple[str, ...]
+    plan: NetworkPlan
+    error: float
+    products: float
+
+    @property
+    def worth(self) -> float:
+        return self.error / max(self.products, 1e-3)
 
 
 @final
@@ -55,61 +97,106 @@ class Relief:
     planner: Planner
 
     def relieve(self, plan: NetworkPlan, ranges: Ranges, checkpoints: Checkpoints) -> Relieved:
-        """The plan with every value relieved that is worth it."""
+        """The plan with every operator relieved that is worth it."""
         now = Relieved(plan, ranges)
         rules = [rule for rule, _ in ranges.tried]
+        noise = checkpoints.once("noise", lambda: self.judge.noise(self.runner, ranges.points), NUMBER)
+        alone = checkpoints.once("shares", lambda: self._alone(ranges.points, noise), _SHARES)
+        costs = self._products()
         for place in range(ROUNDS):
-            found = checkpoints.once(f"relief {place}", partial(self._next, now), self._form(rules))
+            step = partial(self._next, now, noise, alone, costs)
+            found = checkpoints.once(f"relief {place}", step, self._form(now, rules))
             if found is None:
                 break
-            now = found
+            now, noise = found, found.steps[-1].noise
         return now
 
-    def _form(self, rules: Sequence[RangeRule]) -> Form[Relieved | None]:
-        """The reasons, from which the plan follows, and the ranges."""
+    def _form(self, before: Relieved, rules: Sequence[RangeRule]) -> Form[Relieved | None]:
+        """The last step and the ranges; the plan follows from the steps."""
 
         def apart(found: Relieved | None) -> Parts:
             if found is None:
                 return None, {}
             ranges, arrays = ranges_form(found.plan, rules).apart(found.ranges)
-            return {"reasons": list(found.reasons.items()), "ranges": ranges}, arrays
+            step = found.steps[-1]
+            figures = [step.error, step.products, step.noise]
+            return {
+                "nodes": list(step.nodes),
+                "values": list(step.values),
+                "figures": figures,
+                "ranges": ranges,
+            }, arrays
 
         def together(data: Any, arrays: Mapping[str, Tensor]) -> Relieved | None:
             if data is None:
                 return None
-            reasons = dict(data["reasons"])
+            step = Eased(tuple(data["nodes"]), tuple(data["values"]), *data["figures"])
+            reasons = dict(before.reasons) | dict.fromkeys(step.nodes, step.why)
             plan = self.planner(reasons)
-            return Relieved(plan, ranges_form(plan, rules).together(data["ranges"], arrays), reasons)
+            ranges = ranges_form(plan, rules).together(data["ranges"], arrays)
+            return Relieved(plan, ranges, reasons, (*before.steps, step))
 
         return Form(apart, together)
 
-    def _next(self, now: Relieved) -> Relieved | None:
-        costs = self._products()
-        total = self.judge.noise(self.runner, now.ranges.points)
-        for value, noise in self._culprits(now.ranges.points, total):
-            around = self._around(now.ranges.points[value], now.plan)
-            share = noise / total
-            reasons = dict(now.reasons) | dict.fromkeys(
-                around, f"relief: {value} in codes alone makes {share:.0%} of the outputs' error"
-            )
-            tried = self._tried(reasons, now.ranges.rule, costs)
-            if tried is not None and self.judge.noise(self.runner, tried.ranges.points) <= (1 - GAIN) * total:
-                return tried
+    def _next(
+        self, now: Relieved, noise: float, alone: Mapping[str, float], costs: Mapping[str, int]
+    ) -> Relieved | None:
+        """One step further; None where no step is worth its products, or none does what it promised."""
+        options = sorted(self._options(now, alone, costs), key=lambda option: -option.worth)
+        for option in options[:TRIED] if noise > 0 else ():
+            ranges = self._ranges(option.plan, now)
+            after = self.judge.noise(self.runner, ranges.points)
+            gone = 1 - after / noise
+            if gone >= max(SHARE, WORTH * option.products) / 2:
+                left = {point.value for point in option.plan.placement.points}
+                values = tuple(name for name in now.ranges.points if name not in left)
+                step = Eased(option.nodes, values, gone, option.products, after)
+                reasons = dict(now.reasons) | dict.fromkeys(option.nodes, step.why)
+                return Relieved(option.plan, ranges, reasons, (*now.steps, step))
         return None
 
-    def _tried(self, reasons: Mapping[str, str], rule: RangeRule, costs: Mapping[str, int]) -> Relieved | None:
-        """The plan with these nodes float; None where that is too dear, or wants ranges that were not observed."""
-        lost = sum(costs.get(name, 0) for name in reasons)
-        if lost > COST * sum(costs.values()):
-            return None
+    def _options(self, now: Relieved, alone: Mapping[str, float], costs: Mapping[str, int]) -> Iterator[_Option]:
+        """What could be made float next, as far as it is cheap enough and promises enough."""
+        total = sum(alone.get(name, 0.0) for name in now.ranges.points)
+        every = sum(costs.values())
+        spent = sum(costs.get(name, 0) for name in now.reasons)
+        wanted = [name for name in now.ranges.points if total and alone.get(name, 0.0) >= SHARE * total]
+        for nodes in dict.fromkeys(tuple(self._around(now.ranges.points[name], now.plan)) for name in wanted):
+            cost = sum(costs.get(name, 0) for name in nodes)
+            plan = self._planned({**now.reasons, **dict.fromkeys(nodes, "relief")}) if nodes else None
+            if plan is None or spent + cost > COST * every:
+                continue
+            left = sum(alone.get(point.value, 0.0) for point in plan.placement.points)
+            option = _Option(nodes, plan, 1 - left / total, cost / every)
+            if option.error >= max(SHARE, WORTH * option.products):
+                yield option
+
+    def _planned(self, reasons: Mapping[str, str]) -> NetworkPlan | None:
+        """The plan with these nodes float; None where nothing is left, or it wants ranges that were not observed."""
         try:
             plan = self.planner(reasons)
         except NetworkPlanError:
             return None
         sources = plan.placement.sources(self.runner.network)
-        if any(value not in self.observed.histograms for held in sources.values() for value in held):
-            return None
-        return Relieved(plan, best_ranges(plan, self.runner, self.observed, (rule,), self.judge), reasons)
+        known = all(value in self.observed.histograms for held in sources.values() for value in held)
+        return plan if known else None
+
+    def _ranges(self, plan: NetworkPlan, now: Relieved) -> Ranges:
+        """Every point with the range that it had; ranges anew where other values than before share one."""
+        network, held = self.runner.network, now.ranges
+        before, after = now.plan.placement.sources(network), plan.placement.sources(network)
+        points = {point.value: point for point in plan.placement.points}
+        is_known = all(name in held.points and held.points[name].spec == point.spec for name, point in points.items())
+        if not is_known or any(before.get(group) != values for group, values in after.items()):
+            return best_ranges(plan, self.runner, self.observed, (held.rule,), self.judge)
+        kept = {name: replace(held.points[name], readers=point.readers) for name, point in points.items()}
+        return replace(held, points=kept, choices={group: held.choices[group] for group in after})
+
+    def _alone(self, points: Points, noise: float) -> dict[str, float]:
+        """What each value in codes alone costs the outputs, as noise over signal."""
+        effects = self.observed.effects
+        found = {name: _cost(effects[name], point) for name, point in points.items() if name in effects}
+        return found if found else dict(self._culprits(points, noise))
 
     def _culprits(self, points: Points, total: float) -> list[tuple[str, float]]:
         """Values that alone make a third or more of the error, the worst first, with the noise of each alone."""
@@ -119,8 +206,9 @@ class Relief:
         halves: list[Sequence[str]] = [tuple(points)]
         while halves:
             names = halves.pop()
-            noise = total if len(names) == len(points) else self._alone(points, names)
-            if noise < SHARE * total or not names:
+            whole = len(names) == len(points)
+            noise = total if whole else self.judge.noise(self.runner, {name: points[name] for name in names})
+            if noise < FOUND * total or not names:
                 continue
             if len(names) == 1:
                 found.append((names[0], noise))
@@ -128,9 +216,6 @@ class Relief:
             middle = len(names) // 2
             halves += [names[:middle], names[middle:]]
         return sorted(found, key=lambda held: -held[1])
-
-    def _alone(self, points: Points, names: Sequence[str]) -> float:
-        return self.judge.noise(self.runner, {name: points[name] for name in names})
 
     def _around(self, point: StoredPoint, plan: NetworkPlan) -> list[str]:
         """The nodes in integers because of which a value passes through codes."""
@@ -152,3 +237,8 @@ class Relief:
         wanted = [name for node in nodes for name in node.outputs if name and network.values[name].dtype == "float32"]
         found = {**self.runner.run(feeds, wanted), **feeds}
         return products(network, {name: tensor.numel() for name, tensor in found.items()})
+
+
+def _cost(effect: Effect, point: StoredPoint) -> float:
+    """What codes with this point's step and zero cost."""
+    return 0.0 if point.params is None else float(total_noise([effect], point.spec, point.params))

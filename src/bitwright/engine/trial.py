@@ -11,7 +11,7 @@ from typing import final
 from bitwright.calib import Auto, Average
 from bitwright.engine.judge import BATCH, Judge, best_ranges, held_out
 from bitwright.engine.layer import nearest
-from bitwright.engine.observe import HELD_OUT, observe
+from bitwright.engine.observe import is_held_out, observe
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkRecipe, plan_network
 from bitwright.store.onnx_source import OnnxSource
@@ -27,7 +27,7 @@ class Trial:
 
     def __init__(self, source: OnnxSource, recipe: NetworkRecipe, samples: Samples) -> None:
         self.source, self._recipe = source, recipe
-        makers = [place for place in range(samples.count) if place % HELD_OUT != HELD_OUT - 1]
+        makers = [place for place in range(samples.count) if not is_held_out(place)]
         few = len(makers) < (samples.stacking.fixed or 1)
         self.samples = (samples if few else samples.at(makers)).dealt(OBSERVED, BATCH)
         self._judge = Judge(OnnxRunner(source), held_out(samples))

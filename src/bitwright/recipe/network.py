@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import assert_never, final
 
-from bitwright.calib import Auto, Average, MeanMinMax, MinMaxRange, Percentile, RangeRule
+from bitwright.calib import Auto, Average, LeastEffect, MeanMinMax, MinMaxRange, Percentile, RangeRule
 from bitwright.graph.network import Network, Node
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Float8, Int, Spec, per_group
 from bitwright.recipe.forms import GROUPS, Activations, columns_of, group_for, place_products, ragged_rows
@@ -20,7 +20,7 @@ from bitwright.recipe.points import Placement, Point, place
 from bitwright.recipe.targets import Role, Target, find_target
 from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Schedule, Solver
 
-RANGES = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), MinMaxRange(), Percentile(99.999))
+RANGES = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), MinMaxRange(), Percentile(99.999), LeastEffect())
 
 
 class Number(Enum):
@@ -47,8 +47,8 @@ class NetworkRecipe:
     activations into weights, by that of these alphas (0 to 1) that serves best, `level` makes channels of activations
     equally large where depthwise convolutions read them.
 
-    `relief`: where one value in codes alone makes a third or more of the outputs' error, the operators around it stay
-    float if they make at most a tenth of the network's products.
+    `relief`: operators whose share of the outputs' error is at least a twentieth and four times their share of the
+    network's products stay float, the best first, up to a quarter of the products.
     """
 
     weight_bits: int = 8
