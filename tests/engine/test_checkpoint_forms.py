@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitwright.calib import Auto, Average, Histogram, MinMaxRange, Percentile
-from bitwright.engine.checkpoint_forms import OBSERVED, learned_form, ranges_form, rounded_form
+from bitwright.calib import Auto, Average, Effect, Histogram, LeastEffect, MinMaxRange, Percentile
+from bitwright.calib.density import Density
+from bitwright.engine.checkpoint_forms import EFFECTS, OBSERVED, learned_form, ranges_form, rounded_form
 from bitwright.engine.judge import BATCH, Judge, best_ranges, held_out
 from bitwright.engine.layer import Rounded
 from bitwright.engine.observe import observe
@@ -20,7 +21,7 @@ from bitwright.solvers.reconstruction import Choice, Reconstructed
 from bitwright.store.onnx_source import OnnxSource
 from engine.tiny_network import model, samples_of
 
-RULES = (MinMaxRange(), Auto(average=Average.NOISE), Percentile(99.9))
+RULES = (MinMaxRange(), Auto(average=Average.NOISE), Percentile(99.9), LeastEffect())
 ROWS = Spec(Int(4), PER_ROW)
 
 
@@ -55,6 +56,16 @@ def test_what_was_observed_comes_back_and_gives_the_same_ranges(is_counted: bool
     assert {name: str(choice) for name, choice in again.choices.items()} == {
         name: str(choice) for name, choice in before.choices.items()
     }
+
+
+def test_effects_come_back_and_cost_the_same() -> None:
+    edges = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    weights, sums = Density(edges, torch.arange(8.0, dtype=torch.float64)), torch.arange(10.0).reshape(2, 5)
+    effect = Effect(weights, edges[::2], sums, -sums)
+    back = EFFECTS.together(*EFFECTS.apart({"a": effect, "b": effect}))
+    assert list(back) == ["a", "b"]
+    spec, params = Spec(Int(4), PER_TENSOR), Params(torch.tensor([[0.05]]))
+    assert float(back["b"].noise(spec, params)) == float(effect.noise(spec, params)) > 0
 
 
 def _are_equal(one: Histogram, other: Histogram) -> bool:

@@ -71,7 +71,7 @@ def test_what_takes_more_than_a_quarter_of_the_products_stays_in_integers(tmp_pa
     costs = relief._products()
     dear = next(node for node in relief.runner.network.nodes if costs.get(node.name, 0) > sum(costs.values()) / 4)
     found = relief.relieve(plan, spoiled(ranges, dear.inputs[0]), fresh(tmp_path))
-    assert found.reasons == {} and found.plan is plan
+    assert dear.name not in found.reasons and dear.name in found.plan.placement.integer
 
 
 def test_where_the_error_comes_from_everywhere_nothing_is_relieved(tmp_path: Path) -> None:

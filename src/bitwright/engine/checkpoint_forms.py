@@ -91,7 +91,7 @@ def _effects_together(data: Any, arrays: Mapping[str, Tensor]) -> dict[str, Effe
 
 
 _EFFECT = ("weighted", "mass", "edges", "pulls", "moments")
-EFFECTS: Form[dict[str, Effect]] = Form(_effects_apart, _effects_together)
+EFFECTS: Form[Mapping[str, Effect]] = Form(_effects_apart, _effects_together)
 
 
 def ranges_form(plan: NetworkPlan, rules: Sequence[RangeRule]) -> Form[Ranges]:

@@ -6,8 +6,9 @@ node: each weight is rounded against the inputs that it will really see, its bia
 mean (`walk.py`). Where the recipe asks for it, roundings are then learned block by block (`learn.py`). All is written
 to one folder (`finish.py`).
 
-What a phase has found is kept as a checkpoint until the run is finished: range statistics, gradients, the outcome of every trial,
-ranges, each relief, each weight, each learned segment. So a kill costs one of those, and no byte of the outcome.
+What a phase has found is kept as a checkpoint until the run is finished: range statistics, gradients, the outcome of
+every trial, ranges, each relief, each weight, each learned segment. So a kill costs one of those, and no byte of the
+outcome.
 """
 
 from __future__ import annotations
