@@ -8,6 +8,7 @@ from bitwright.calib import (
     Auto,
     Entropy,
     Histogram,
+    LeastEffect,
     MeanMinMax,
     MeanSquaredError,
     MinMaxRange,
@@ -28,6 +29,7 @@ RULES: dict[str, RangeRule] = {
     "mse": MeanSquaredError(),
     "octav": Octav(),
     "auto": Auto(),
+    "least_effect": LeastEffect(),
 }
 
 

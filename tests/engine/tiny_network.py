@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bitwright.calib import Auto, Average, MinMaxRange
+from bitwright.calib import Auto, Average, LeastEffect, MinMaxRange
 from bitwright.engine.network import quantize_network
 from bitwright.engine.progress import OnStep, ignore
 from bitwright.recipe.network import NetworkRecipe
@@ -21,7 +21,7 @@ COUNT = 16
 RECIPE = NetworkRecipe(
     weight_bits=4,
     activation_bits=4,
-    ranges=(MinMaxRange(), Auto(average=Average.NOISE)),
+    ranges=(MinMaxRange(), Auto(average=Average.NOISE), LeastEffect()),
     equalize=True,
     absorb=True,
     smooth=(0.5,),

@@ -13,7 +13,7 @@ Source: Fisher-weighted errors as in BRECQ (Li 2021), equation 10, with random s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -25,6 +25,8 @@ from bitwright.calib.histogram import Histogram
 from bitwright.calib.ranges import RangeRule
 from bitwright.calib.square_error import MeanSquaredError
 from bitwright.numerics import Params, Spec
+
+_SEARCH = MeanSquaredError()
 
 
 @final
@@ -77,14 +79,12 @@ class LeastEffect(RangeRule):
     It needs `Effect`s, which `measured` takes: those of all values that share the range.
     """
 
-    search: MeanSquaredError = field(default_factory=MeanSquaredError)
-
     def range(self, histogram: Histogram, spec: Spec) -> tuple[float, float]:
-        return self.search.range(histogram, spec)
+        return _SEARCH.range(histogram, spec)
 
     def measured(self, effects: Sequence[Effect], ends: tuple[float, float], spec: Spec) -> tuple[float, float]:
         """The range inside these ends (which have zero) of least effect."""
-        return self.search.search(spec, ends, lambda params: total_noise(effects, spec, params))
+        return _SEARCH.search(spec, ends, lambda params: total_noise(effects, spec, params))
 
 
 @final
