@@ -42,18 +42,19 @@ def change(source: OnnxSource, edited: OnnxSource, name: str) -> float:
 @pytest.mark.parametrize(
     ("name", "recipe", "most"),
     [
-        ("residual", "int8_per_tensor", 1e-5),
-        ("attention", "int8_smooth", 1e-5),
-        ("depthwise", "w4a4", 0.02),  # a quarter of the samples judge, and may reach beyond what levelling saw
+        ("residual", find_network_recipe("int8_per_tensor", "x86-vnni"), 1e-5),
+        ("attention", find_network_recipe("int8_smooth", "x86-vnni"), 1e-5),
+        # a quarter of the samples judge, and may reach beyond what levelling saw
+        ("depthwise", NetworkRecipe(weight_bits=4, activation_bits=4, level=True), 0.02),
     ],
 )
 def test_edits_that_are_asked_for_keep_what_the_network_computes(
-    tmp_path: Path, name: str, recipe: str, most: float
+    tmp_path: Path, name: str, recipe: NetworkRecipe, most: float
 ) -> None:
     source = exported(network(name), tmp_path)
     (tmp_path / "out").mkdir()
     steps: list[Step] = []
-    made = prepared(source, name, find_network_recipe(recipe, "x86-vnni"), tmp_path, steps.append)
+    made = prepared(source, name, recipe, tmp_path, steps.append)
     assert made.edits and change(source, made.source, name) < most
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"float.onnx"}
     assert steps[-1].done == steps[-1].total == len(made.edits)
