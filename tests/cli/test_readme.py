@@ -11,6 +11,7 @@ import pytest
 import typer
 
 import bitwright
+from bitwright import networks
 from bitwright.cli.app import app
 from bitwright.quantize import plan_source
 from bitwright.recipe.network import NETWORK_PRESETS
@@ -57,11 +58,14 @@ def test_the_tables_list_every_preset() -> None:
     assert set(re.findall(r"`(\w+)`", "".join(rows))) == PRESETS.keys() | NETWORK_PRESETS.keys()
 
 
-def test_the_python_example_imports_public_names() -> None:
-    (text,) = blocks("python")
-    for node in ast.walk(ast.parse(text)):
+def test_the_python_examples_use_public_names() -> None:
+    texts = blocks("python")
+    assert len(texts) == 2
+    for node in (node for text in texts for node in ast.walk(ast.parse(text))):
         if isinstance(node, ast.ImportFrom) and node.module == "bitwright":
-            assert {alias.name for alias in node.names} <= set(bitwright.__all__)
+            assert {alias.name for alias in node.names} <= {*bitwright.__all__, "networks"}
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "networks":
+            assert node.attr in networks.__all__
 
 
 def test_public_names_are_few_and_each_once() -> None:

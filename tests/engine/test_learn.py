@@ -121,21 +121,22 @@ def test_learning_with_dynamic_activations_is_refused() -> None:
 
 
 def test_a_small_layer_is_learned_nearly_as_well_as_the_best_of_all_its_roundings(tmp_path: Path) -> None:
-    """Eight weights on inputs that go together: 256 roundings, each tried on the outputs."""
-    generator = torch.Generator().manual_seed(4)
-    module = torch.nn.Linear(8, 1, bias=False).eval()
+    """Eight weights on inputs that go together: 256 roundings, each tried on the outputs, which are all far from 0."""
+    generator = torch.Generator().manual_seed(8)
+    module = torch.nn.Linear(8, 1).eval()
     with torch.no_grad():
         module.weight.copy_(torch.randn(1, 8, generator=generator))
-    inputs = torch.randn(128, 8, generator=generator) @ torch.randn(8, 8, generator=generator)
+        module.bias.fill_(30.0)
+    inputs = torch.randn(512, 8, generator=generator) @ torch.randn(8, 8, generator=generator)
     source = OnnxSource.open(export_module(module, (inputs[:2],), tmp_path / "layer.onnx").path)
     (name,) = source.network().inputs
-    samples = Samples(128, "mixed", Stacking(True, None), lambda at: (str(at), {name: inputs[at : at + 1]}))
+    samples = Samples(512, "mixed", Stacking(True, None), lambda at: (str(at), {name: inputs[at : at + 1]}))
     recipe = NetworkRecipe(edge_bits=3, solver=Nearest(AbsMax()), corrects_bias=False)
     learned = replace(recipe, learn=AdaRound(Schedule(steps=200, batch=64)))
     found = [
         quantize_network(source, one, tmp_path / str(place), samples) for place, one in enumerate((recipe, learned))
     ]
-    wanted = module(inputs).detach()
+    wanted = inputs @ module.weight.detach().mT
     (start,), (weight,), (point,) = found[0].weights.values(), found[1].weights.values(), found[1].points.values()
     assert point.params is not None
     read = Activation(point.spec, point.params).apply(inputs)
