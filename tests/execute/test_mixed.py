@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitwright.execute.mixed import mixed_products
+from bitwright.execute.mixed import LongProducts, mixed_products
 from bitwright.graph import Watch, WeightView
 
 
@@ -59,3 +59,34 @@ def test_float32_products_are_left_alone() -> None:
         plain = linear(x)
         with mixed_products():
             assert torch.equal(linear(x), plain)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_short_factors_are_multiplied_in_float32_and_rounded_once(bias: bool) -> None:
+    torch.manual_seed(0)
+    module, x = nn.Linear(64, 48, bias=bias).bfloat16(), torch.randn(2, 3, 64).bfloat16()
+    with torch.no_grad(), LongProducts():
+        found = module(x)
+    wanted = x.float() @ module.weight.float().T
+    if bias:
+        wanted = wanted + module.bias.float()
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, wanted.bfloat16())
+
+
+def test_stacks_of_short_factors_too() -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(3, 5, 16).bfloat16(), torch.randn(3, 16, 7).bfloat16()
+    with LongProducts():
+        found = left @ right
+    torch.testing.assert_close(found, (left.float() @ right.float()).bfloat16())
+
+
+def test_who_looks_on_sees_the_short_factors() -> None:
+    module, x = Adder(False), torch.randn(2, 3, 8)
+    read: list[torch.Tensor] = []
+    with torch.no_grad(), LongProducts():
+        watch = Watch({"linear.weight": module.linear.weight}, lambda view, value: read.append(value))
+        with watch, mixed_products():
+            module(x)
+    assert len(read) == 1 and torch.equal(read[0], x.reshape(6, 8).bfloat16())

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitwright.numerics.short import has_short_units
+
 _STRIP = 256  # rows of a Gram matrix summed at a time, from their diagonal to the right
 
 
@@ -83,7 +85,7 @@ class Cross:
         """Count these tokens in; anything not finite is an error of the model's, named by the caller."""
         if bool(left.any()):  # before the first rounding nothing has drifted
             short = self._short or left.dtype == right.dtype == torch.bfloat16
-            if short and _medium_is_exact():
+            if short and has_short_units() and _medium_is_exact():
                 self.total.add_(left.bfloat16().mT @ right.bfloat16())
             else:
                 with short_products(short):

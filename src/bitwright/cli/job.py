@@ -13,6 +13,7 @@ import typer
 
 from bitwright.calib import full_products
 from bitwright.evaluate.compare import positions
+from bitwright.numerics.short import has_short_units
 from bitwright.quantize import compute_type, plan_source
 from bitwright.recipe.cost import Cost, Machine, Types, predict
 from bitwright.recipe.plan import Plan, PlanError
@@ -147,7 +148,8 @@ def parse_bytes(text: str) -> int:
 def measure_machine() -> Machine:
     """How fast this machine multiplies matrices, in half a second."""
     with full_products():
-        return Machine(_speed(torch.float32), _speed(torch.bfloat16))
+        full = _speed(torch.float32)
+        return Machine(full, _speed(torch.bfloat16) if has_short_units() else full)
 
 
 def _speed(dtype: torch.dtype) -> float:

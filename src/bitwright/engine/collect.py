@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bitwright.calib import Cross, Gram
 from bitwright.engine.passage import Passage
 from bitwright.engine.tape import Tape
-from bitwright.execute import StreamFile, TorchRunner
+from bitwright.execute import StreamFile, TorchRunner, short_factors
 from bitwright.graph import Enough, Watch, WeightView, run_watched
 from bitwright.recipe.plan import Stage, Step
 
@@ -68,7 +68,8 @@ class Pass:
         if self.passage is not None:
             return self.passage.output((start, stop))
         self.runner.note_calls(stop - start, stream.shape[1])
-        return self.runner.run(self.index, self.quantized, stream.read(start, stop))
+        with short_factors():
+            return self.runner.run(self.index, self.quantized, stream.read(start, stop))
 
 
 def by_input(stage: Stage) -> list[tuple[Step, ...]]:
@@ -150,7 +151,8 @@ def _outputs(group: tuple[Step, ...], drift: Tensor, block: Pass) -> Tensor:
     for step in group:
         view = step.linear.view
         weight = view.read(block.original.get_parameter(view.parameter.removeprefix(prefix)))
-        found.append((drift.to(weight.dtype) @ weight.mT).float())
+        with short_factors():
+            found.append((drift.to(weight.dtype) @ weight.mT).float())
     return torch.cat(found, 1)
 
 
@@ -171,7 +173,8 @@ class _Seen:
         parameters = {f"{name}.{key}": p for key, p in module.named_parameters()}
         block.runner.note_calls(stream.shape[0], stream.shape[1])
         watch = Watch(parameters, self._product, self._add)
-        run_watched(lambda: block.runner.run(block.index, module, stream), watch)
+        with short_factors():
+            run_watched(lambda: block.runner.run(block.index, module, stream), watch)
 
     def recall(self, tape: Tape, start: int, stop: int) -> None:
         """Take the same from the tape of an earlier run; routed weights are not on it."""

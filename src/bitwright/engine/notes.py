@@ -11,7 +11,7 @@ from torch import Tensor
 from bitwright.engine.collect import Pass
 from bitwright.engine.passage import Passage, Shape, can_pause
 from bitwright.engine.tape import Tape
-from bitwright.execute import Program, Recorder, StreamFile
+from bitwright.execute import Program, Recorder, StreamFile, short_factors
 from bitwright.graph import Watch, ignore
 from bitwright.recipe.plan import BlockJob
 
@@ -26,6 +26,10 @@ class Notes:
 
     def run(self, block: Pass, stream: Tensor, start: int) -> Tensor:
         """The original block's output for these rows, from `start` on."""
+        with short_factors():
+            return self._run(block, stream, start)
+
+    def _run(self, block: Pass, stream: Tensor, start: int) -> Tensor:
         rows, length = stream.shape[:2]
         if (rows, length) not in self.programs:
             return self._record(block, stream, start)

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from bitwright.evaluate.error import EvaluateError
 from bitwright.evaluate.windows import Batch, Windows
-from bitwright.execute import StreamFile, TorchRunner
+from bitwright.execute import StreamFile, TorchRunner, short_factors
 from bitwright.execute.torch_runner import Weights
 from bitwright.graph import Graph
 from bitwright.store.artifact import Artifact
@@ -92,8 +92,9 @@ class Side:
         prefix = self.runner.graph.blocks[index].name + "."
         stored = self.weights.read(name for name in self.weights.parameters() if name.startswith(prefix))
         module = self.runner.block(index, stored)
-        for batch in batches:
-            self._write(batch, self.runner.run(index, module, self.read(batch)))
+        with short_factors():
+            for batch in batches:
+                self._write(batch, self.runner.run(index, module, self.read(batch)))
 
     def read(self, batch: Batch) -> Float[Tensor, "rows tokens channels"]:
         """The activations of a batch."""

@@ -5,6 +5,7 @@
 
 from bitwright.execute.finite import NotFiniteError, check_finite
 from bitwright.execute.interpret import InterpretError, UnsupportedOperator, can_interpret, interpret
+from bitwright.execute.mixed import short_factors
 from bitwright.execute.program import Program, Recorder
 from bitwright.execute.streams import StreamFile, batches, read_at, write_at
 from bitwright.execute.torch_runner import TorchRunner
@@ -22,5 +23,6 @@ __all__ = [
     "check_finite",
     "interpret",
     "read_at",
+    "short_factors",
     "write_at",
 ]

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from bitwright.execute.mixed import short_factors
 from bitwright.graph import Watch, WeightView
 
 
@@ -113,7 +114,7 @@ class Program:
         for number, one in self.given.items():
             if number in last or number in wanted:
                 values[number] = module.get_parameter(one) if isinstance(one, str) else one
-        with torch.no_grad():
+        with torch.no_grad(), short_factors():
             for place in places:
                 instruction = self.instructions[place]
                 values.update(zip(instruction.outputs, instruction.run(values), strict=True))
