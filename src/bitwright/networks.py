@@ -33,7 +33,6 @@ from bitwright.evaluate.delivery import verify as verify_file
 from bitwright.evaluate.error import EvaluateError
 from bitwright.evaluate.foretold import Aim, Foretold, foretell
 from bitwright.evaluate.latency import Timing
-from bitwright.evaluate.machine import this_machine
 from bitwright.evaluate.metric import Metric, callable_model, measure_metric
 from bitwright.evaluate.network_scores import NetworkScores, write_network_scores
 from bitwright.evaluate.outputs import Runnable, SideBySide
@@ -44,6 +43,7 @@ from bitwright.export.delivered import exported_inside, file_bytes, stored_bytes
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
 from bitwright.graph.network import Value
+from bitwright.numerics.machine import this_machine
 from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import load_network_recipe as find_recipe
 from bitwright.recipe.network_text import read_network_recipe as read_recipe

@@ -7,8 +7,8 @@ import pytest
 from bitwright.evaluate.agreement import Agreement
 from bitwright.evaluate.findings import coarser, judge, unsound
 from bitwright.evaluate.latency import Latency
-from bitwright.evaluate.machine import Machine
 from bitwright.evaluate.operators import Kind, Operator
+from bitwright.numerics.machine import Machine
 
 PLAIN = Machine("a processor", "x86_64", 1, True)
 GOOD = Agreement("y", 60.0, 40.0, None, True)

@@ -10,11 +10,11 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from bitwright.evaluate.error import EvaluateError
 from bitwright.evaluate.foretold import Aim, foretell
-from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.evaluate.metric import callable_model, measure_metric
 from bitwright.execute.integers import IntegerRunner
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.numerics import Arithmetic
+from bitwright.numerics.machine import Machine, this_machine
 from bitwright.recipe.targets import TARGETS
 from bitwright.store.onnx_source import read_model
 from evaluate.deliveries import edited, float_file, static

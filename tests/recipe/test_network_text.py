@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from bitwright.calib import MinMaxRange, Percentile
+from bitwright.numerics.machine import Machine
 from bitwright.numerics.plain import PlainError
+from bitwright.recipe import network_text
 from bitwright.recipe.network import NETWORK_PRESETS, NetworkPlanError, find_network_recipe, w4a8
-from bitwright.recipe.network_text import check_keep, is_for_networks, load_network_recipe, read_network_recipe
+from bitwright.recipe.network_text import (
+    check_keep,
+    default_target,
+    is_for_networks,
+    load_network_recipe,
+    read_network_recipe,
+)
 from bitwright.solvers import Nearest
 from networks import exported, network
 
@@ -94,3 +102,28 @@ def test_an_unknown_node_is_refused_with_names_like_it(tmp_path: Path) -> None:
     check_keep(graph, (name,))
     with pytest.raises(NetworkPlanError, match=f"no node of this name.*{name}"):
         check_keep(graph, (name + "x",))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "has_vnni", "target"),
+    [
+        ("x86_64", True, "x86-vnni"),
+        ("AMD64", False, "x86-avx2"),
+        ("x86_64", None, "x86-vnni"),
+        ("aarch64", None, "arm"),
+        ("arm64", None, "arm"),
+        ("riscv64", None, "x86-vnni"),
+    ],
+)
+def test_without_a_target_the_machine_is_its_own(architecture: str, has_vnni: bool | None, target: str) -> None:
+    assert default_target(Machine("", architecture, 1, has_vnni)) == target
+
+
+def test_the_machine_decides_for_presets_and_files_that_name_no_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_text, "this_machine", lambda: Machine("", "aarch64", 1, None))
+    (tmp_path / "mine.toml").write_text('preset = "int8"\n')
+    assert load_network_recipe("int8").target == "arm"
+    assert load_network_recipe(str(tmp_path / "mine.toml")).target == "arm"
+    assert load_network_recipe("int8", "openvino").target == "openvino"

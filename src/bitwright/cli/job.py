@@ -50,7 +50,7 @@ TargetOption = Annotated[
     str | None,
     typer.Option(
         "--target",
-        help="Whole networks: x86-vnni (the default), x86-avx2, arm, tensorrt or openvino.",
+        help="Whole networks: x86-vnni, x86-avx2, arm (the one that this machine is by default), tensorrt or openvino.",
         show_default=False,
     ),
 ]

@@ -19,13 +19,13 @@ from bitwright.evaluate.agreement import Agreement
 from bitwright.evaluate.error import EvaluateError
 from bitwright.evaluate.findings import Causes, coarser, judge, simulated, unsound
 from bitwright.evaluate.latency import Latency, Timing
-from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.evaluate.operators import Operator, causes, count, openvino_causes, openvino_operators, operators_of
 from bitwright.evaluate.side_by_side import Job, agreements, latencies
 from bitwright.execute import openvino_session
 from bitwright.execute.onnx_profile import VERSION, OnnxSession, check_file, code_types, executed, holds_float8
 from bitwright.execute.onnx_runner import RunError
 from bitwright.execute.openvino_session import OpenVinoSession
+from bitwright.numerics.machine import Machine, this_machine
 
 ONNX_RUNTIME = "ONNX Runtime"
 OPENVINO = "OpenVINO"

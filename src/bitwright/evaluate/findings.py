@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from bitwright.evaluate.agreement import Agreement
 from bitwright.evaluate.latency import Latency
-from bitwright.evaluate.machine import Machine
 from bitwright.evaluate.operators import Kind, Operator
+from bitwright.numerics.machine import Machine
 
 TWICE_DB = 6.0
 Causes = tuple[Machine, tuple[str, ...]]

@@ -16,13 +16,13 @@ from torch import Tensor
 from bitwright.evaluate.agreement import Agreement, Compared, named
 from bitwright.evaluate.error import EvaluateError
 from bitwright.evaluate.findings import TWICE_DB
-from bitwright.evaluate.machine import Machine
 from bitwright.evaluate.outputs import Runnable
 from bitwright.execute import openvino_session
 from bitwright.execute.integers import IntegerRunner
 from bitwright.execute.interpret import InterpretError
 from bitwright.execute.onnx_runner import RunError
 from bitwright.numerics import Arithmetic, Scaling
+from bitwright.numerics.machine import Machine
 from bitwright.store.source_error import SourceError
 
 Batch = Mapping[str, Tensor]

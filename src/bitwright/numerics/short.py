@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import platform
 from functools import cache
-from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # as Linux calls them on x86 and on ARM
+from bitwright.numerics.machine import this_machine
+
 _STRIP = 32 << 20  # bytes of the right factor that are held in float32 at a time
 
 
 @cache
-def has_short_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def has_short_units() -> bool:
     """Whether the processor multiplies bfloat16 matrices itself; True where that cannot be found out.
 
     Where it does not, torch's products of bfloat16 matrices are several times slower than those of float32 ones.
     """
-    if platform.system() != "Linux" or not cpuinfo.is_file():
-        return True
-    words = cpuinfo.read_text().split()
-    return bool(_FLAGS.intersection(words)) or not {"flags", "Features"}.intersection(words)
+    return this_machine().has_bfloat16 is not False
 
 
 def long_product(

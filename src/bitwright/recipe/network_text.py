@@ -20,14 +20,21 @@ from typing import Any
 
 from bitwright import calib, numerics, solvers
 from bitwright.graph.network import Network
+from bitwright.numerics.machine import Machine, this_machine
 from bitwright.numerics.plain import PlainError, from_plain, to_plain
 from bitwright.recipe.network import NETWORK_PRESETS, NetworkPlanError, NetworkRecipe, find_network_recipe
 from bitwright.recipe.targets import find_target
 
-DEFAULT_TARGET = "x86-vnni"
 CLASSES: dict[str, type] = {"NetworkRecipe": NetworkRecipe}
 for _module in (calib, numerics, solvers):
     CLASSES |= {name: vars(_module)[name] for name in _module.__all__ if isinstance(vars(_module)[name], type)}
+
+
+def default_target(machine: Machine) -> str:
+    """The name of the target that a machine is itself."""
+    if machine.is_arm:
+        return "arm"
+    return "x86-avx2" if machine.is_x86 and machine.has_vnni is False else "x86-vnni"
 
 
 def is_for_networks(name: str) -> bool:
@@ -44,7 +51,7 @@ def is_for_networks(name: str) -> bool:
 def load_network_recipe(name: str, target: str | None = None, keep: Sequence[str] = ()) -> NetworkRecipe:
     """The recipe that a preset's name or a TOML file stands for; ValueError says what is wrong and what is allowed.
 
-    `target` goes before the file's; None: the file's, else that of most machines. `keep` is added to the file's.
+    `target` goes before the file's; None: the file's, else this machine's. `keep` is added to the file's.
     """
     path = Path(name)
     if path.suffix.lower() == ".toml":
@@ -55,7 +62,7 @@ def load_network_recipe(name: str, target: str | None = None, keep: Sequence[str
         except ValueError as error:
             raise PlainError(f"{name}: {error}") from error
     else:
-        recipe = find_network_recipe(name, find_target(target or DEFAULT_TARGET).name)
+        recipe = find_network_recipe(name, find_target(target or default_target(this_machine())).name)
     return replace(recipe, keep=tuple(dict.fromkeys((*recipe.keep, *keep))))
 
 
@@ -68,8 +75,8 @@ def read_network_recipe(text: str, target: str | None = None) -> NetworkRecipe:
     preset = data.pop("preset", None)
     if preset is None:
         raise PlainError(f'a recipe for networks starts from a preset: preset = "{next(iter(NETWORK_PRESETS))}"')
-    chosen = target or data.pop("target", DEFAULT_TARGET)
-    data.pop("target", None)
+    given = data.pop("target", None)
+    chosen = target or given or default_target(this_machine())
     find_target(chosen)
     start: dict[str, Any] = to_plain(find_network_recipe(preset, chosen))
     recipe = from_plain(start | data, NetworkRecipe, CLASSES)

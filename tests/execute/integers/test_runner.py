@@ -8,9 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from bitwright.evaluate.machine import this_machine
 from bitwright.execute.integers import IntegerRunner
 from bitwright.execute.onnx_runner import OnnxRunner, RunError
+from bitwright.numerics.machine import this_machine
 from bitwright.recipe.targets import TARGETS
 from bitwright.store.onnx_source import read_model
 from execute.integers.qdq_files import MAKERS, QdqFile, in_onnx_runtime

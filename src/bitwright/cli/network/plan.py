@@ -14,9 +14,9 @@ from bitwright.cli.folding import Line, folded, show_rows
 from bitwright.cli.job import measure_machine
 from bitwright.cli.network.given import Asked, Given
 from bitwright.engine.prepare import without_trials
-from bitwright.evaluate.machine import Machine, this_machine
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network, Node, Opaque
+from bitwright.numerics.machine import Machine, this_machine
 from bitwright.recipe.forms import Activations
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, plan_network
 from bitwright.recipe.network_cost import Cost, Sizes, matrix_of, predict_network, products, sizes_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.evaluate.machine import Machine, this_machine
+from bitwright.numerics.machine import Machine, this_machine
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,19 @@ def test_x86_goes_by_its_names() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "has_bfloat16"),
+    [
+        ("flags\t\t: fpu avx2 fma", False),
+        ("flags\t\t: fpu avx512f avx512_bf16", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("Features\t: fp asimd", False),
+        ("Features\t: fp asimd bf16 i8mm", True),
+        ("processor\t: 0", None),
+    ],
+)
+def test_bfloat16_is_read_from_what_x86_and_arm_say(tmp_path: Path, line: str, has_bfloat16: bool | None) -> None:
+    (tmp_path / "cpuinfo").write_text(line + "\n")
+    assert this_machine(tmp_path / "cpuinfo").has_bfloat16 is has_bfloat16
