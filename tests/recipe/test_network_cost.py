@@ -17,7 +17,7 @@ from networks import exported, network, sample
 
 
 def prepared(name: str, folder: Path) -> OnnxSource:
-    return without_trials(exported(network(name), folder), folder)
+    return without_trials(exported(network(name), folder), NetworkRecipe(), folder)
 
 
 def cost(source: OnnxSource, samples: int = 32, recipe: NetworkRecipe = NetworkRecipe()) -> Cost:

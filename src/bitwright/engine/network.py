@@ -126,7 +126,7 @@ def _without_samples(
     source: OnnxSource, recipe: NetworkRecipe, out: Path, made_of: dict[str, Any], on_step: OnStep
 ) -> None:
     """The run where nothing is known of what the network reads: no range, no trial, weights to nearest."""
-    edited, observed = without_trials(source, out), Observed()
+    edited, observed = without_trials(source, recipe, out), Observed()
     plan = plan_network(edited.network(), recipe)
     points, choices = points_of_each(plan, edited.network(), observed, recipe.ranges)[0]
     task = Task(edited, recipe, plan, points)

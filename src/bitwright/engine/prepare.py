@@ -21,11 +21,12 @@ from bitwright.engine.simplify import simplified
 from bitwright.engine.trial import Trial
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.channels import Read
-from bitwright.recipe.network import NetworkRecipe
+from bitwright.recipe.network import NetworkRecipe, divided_readers
 from bitwright.store.checkpoints import NUMBER, TENSORS, Checkpoints
 from bitwright.store.onnx_rewrite import write_edited
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.sample_set import Samples
+from bitwright.transforms import with_copies
 
 FLOAT = "float.onnx"
 DRAFT = "draft.onnx"
@@ -48,13 +49,19 @@ def prepare(
     edits: dict[str, Any] = {}
     if recipe.equalize or recipe.absorb or recipe.smooth or recipe.level:
         draft, edits = _Asked(Trial(source, recipe, samples), out, checkpoints).made(draft, recipe, on_step)
-    return Prepared(write_edited(source, draft.network, draft.constants, out / FLOAT), edits)
+    return Prepared(_written(source, draft, recipe, out / FLOAT), edits)
 
 
-def without_trials(source: OnnxSource, out: Path) -> OnnxSource:
+def without_trials(source: OnnxSource, recipe: NetworkRecipe, out: Path) -> OnnxSource:
     """The network after the edits that need no samples, as OUT/float.onnx: what a plan can know beforehand."""
-    draft = simplified(source)
-    return write_edited(source, draft.network, draft.constants, out / FLOAT)
+    return _written(source, simplified(source), recipe, out / FLOAT)
+
+
+def _written(source: OnnxSource, draft: Draft, recipe: NetworkRecipe, path: Path) -> OnnxSource:
+    """A draft as a file, with copies of values that have more than one number of bits."""
+    divided = divided_readers(draft.network, recipe)
+    draft = draft.edited(with_copies(draft.network, divided))
+    return write_edited(source, draft.network, draft.constants, path)
 
 
 class _Asked:
@@ -94,7 +101,7 @@ class _Asked:
         return draft, notes
 
     def _written(self, draft: Draft) -> OnnxSource:
-        return write_edited(self.trial.source, draft.network, draft.constants, self.out / DRAFT)
+        return _written(self.trial.source, draft, self.trial.recipe, self.out / DRAFT)
 
     def _noise(self, draft: Draft) -> float:
         return self.checkpoints.once("trial", lambda: self.trial.noise(self._written(draft)), NUMBER)

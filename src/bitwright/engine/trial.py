@@ -26,7 +26,7 @@ class Trial:
     """Held-out samples that judge drafts of one network, and the samples that make their ranges."""
 
     def __init__(self, source: OnnxSource, recipe: NetworkRecipe, samples: Samples) -> None:
-        self.source, self._recipe = source, recipe
+        self.source, self.recipe = source, recipe
         makers = [place for place in range(samples.count) if not is_held_out(place)]
         few = len(makers) < (samples.stacking.fixed or 1)
         self.samples = (samples if few else samples.at(makers)).dealt(OBSERVED, BATCH)
@@ -35,7 +35,7 @@ class Trial:
     def noise(self, draft: OnnxSource) -> float:
         """Noise over signal of the outputs of a draft, against those of the network as it came."""
         runner = OnnxRunner(draft)
-        plan = plan_network(runner.network, self._recipe)
+        plan = plan_network(runner.network, self.recipe)
         held = plan.placement.sources(runner.network)
         values = list(dict.fromkeys(value for some in held.values() for value in some))
         observed = observe(runner, values, self.samples.batches(BATCH))
@@ -43,6 +43,6 @@ class Trial:
         rounded = {}
         for step in plan.weights:
             weight = draft.read([step.name])[step.name]
-            rounded[step.name] = nearest(nodes[step.nodes[0]], step, weight, self._recipe.solver).dequantize()
+            rounded[step.name] = nearest(nodes[step.nodes[0]], step, weight, self.recipe.solver).dequantize()
         runner = runner.with_constants(rounded)
         return min(noise for _, noise in best_ranges(plan, runner, observed, RULES, self._judge).tried)

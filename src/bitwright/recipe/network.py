@@ -16,7 +16,7 @@ from bitwright.calib import Auto, Average, LeastEffect, MeanMinMax, MinMaxRange,
 from bitwright.graph.network import Network, Node
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Float8, Int, Spec, per_group
 from bitwright.recipe.forms import GROUPS, Activations, columns_of, group_for, place_products, ragged_rows
-from bitwright.recipe.points import Placement, Point, place
+from bitwright.recipe.points import Placement, place
 from bitwright.recipe.targets import Role, Target, find_target
 from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Schedule, Solver
 
@@ -96,6 +96,12 @@ class NetworkRecipe:
             raise ValueError(f"alphas of smoothing are from 0 to 1; found {self.smooth}")
 
     @property
+    def has_two_widths(self) -> bool:
+        """Whether some activations in codes have more bits than others."""
+        is_static = self.activations is Activations.STATIC and self.number is Number.INTEGER
+        return is_static and self.activation_bits != self.edge_bits
+
+    @property
     def needs_samples(self) -> bool:
         """Whether it cannot work without calibration samples; where it can they still make weights better."""
         is_tried = self.equalize or self.absorb or self.level or bool(self.smooth) or self.learn is not None
@@ -147,8 +153,8 @@ def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str,
             f"no operator of this network can run in integers on {target.name}: {'; '.join(reasons[:4])}"
         )
     edges = {ends[0].name, ends[-1].name} if recipe.activations is Activations.STATIC else set()
-    if recipe.activation_bits != recipe.edge_bits and edges:
-        placement = _wider(placement, linear, edges, target.activation(recipe.edge_bits))
+    if recipe.has_two_widths:
+        placement = _narrowed(network, placement, edges, recipe)
     return NetworkPlan(target, _weights(network, linear, edges, recipe), placement)
 
 
@@ -198,15 +204,52 @@ def _spec(recipe: NetworkRecipe, bits: int, columns: int) -> Spec:
     return Spec(form, tile, zero=Spec(form) if recipe.has_zero else None)
 
 
-def _wider(placement: Placement, linear: list[Node], edges: set[str], spec: Spec) -> Placement:
-    """What the first and the last linear operator read, in the bits of the edges."""
-    read = {node.inputs[0] for node in linear if node.name in edges}
-    groups = {point.group for point in placement.points if point.value in read}
+def _narrowed(network: Network, placement: Placement, edges: set[str], recipe: NetworkRecipe) -> Placement:
+    """What is multiplied gets the bits of activations, or of the edges; all else the wider of the two."""
+    groups = {point.value: point.group for point in placement.points}
+    bits: dict[str, int] = {}
+    for node in network.nodes:
+        own = recipe.edge_bits if node.name in edges else recipe.activation_bits
+        for group in {groups[name] for name in _factors(node, placement) if name in groups}:
+            bits[group] = max(own, bits.get(group, 0))
+    widest = max(recipe.activation_bits, recipe.edge_bits)
+    points = [replace(one, spec=_resized(one.spec, bits.get(one.group, widest))) for one in placement.points]
+    return replace(placement, points=tuple(points))
 
-    def widened(point: Point) -> Point:
-        return replace(point, spec=spec) if point.group in groups else point
 
-    return replace(placement, points=tuple(map(widened, placement.points)))
+def _factors(node: Node, placement: Placement) -> tuple[str, ...]:
+    """The activations that an integer operator multiplies with weights or with each other."""
+    role = placement.integer.get(node.name)
+    return node.inputs[:1] if role is Role.LINEAR else node.inputs if role is Role.PRODUCT else ()
+
+
+def _resized(spec: Spec, bits: int) -> Spec:
+    """Integers of the same kind with so many bits."""
+    assert isinstance(spec.format, Int)
+    form = Int(bits, signed=spec.format.signed)
+    return replace(spec, format=form, zero=None if spec.zero is None else Spec(form))
+
+
+def divided_readers(network: Network, recipe: NetworkRecipe) -> dict[str, tuple[str, ...]]:
+    """By value, the nodes that should read a copy of it: they multiply, and others read it who could have more bits."""
+    if not recipe.has_two_widths:
+        return {}
+    plan = plan_network(network, recipe)
+    points = {point.value: point for point in plan.placement.points}
+    widest = max(recipe.activation_bits, recipe.edge_bits)
+    wide: set[str] = set()
+    narrow: dict[str, list[str]] = {}
+    for node in network.nodes:
+        factors = _factors(node, plan.placement)
+        for name in node.inputs:
+            if name not in points:
+                continue
+            if name not in factors:
+                if plan.placement.integer.get(node.name) not in (None, Role.MOVE, Role.CLAMP):
+                    wide.add(points[name].group)
+            elif points[name].spec.format.bits < widest:
+                narrow.setdefault(name, []).append(node.name)
+    return {name: tuple(nodes) for name, nodes in narrow.items() if points[name].group in wide}
 
 
 def int8(target: str = "x86-vnni") -> NetworkRecipe:

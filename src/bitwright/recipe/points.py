@@ -5,7 +5,8 @@ that can run in integers themselves. Forwards: a value is *offered* in codes if 
 average or a table runs in integers where its output is wanted and an input is offered: inside a run of integers,
 never for itself. Then every input of an integer operator is a point, and so is its output where that is wanted, or
 where the engine has no kernel that gives out floats. A ReLU or Clip is part of the range of the operator before it: the
-point lies behind it. Operators that move numbers keep their scale: points joined by them share one range.
+point lies behind it. Operators that move numbers keep their scale: points joined by them share one range. An Identity,
+of which simplified networks have none, is there to give a copy of a value codes of its own.
 """
 
 from __future__ import annotations
@@ -177,7 +178,8 @@ class _Walk:
     def _join(self, node: Node, needed: Mapping[str, None]) -> None:
         """Let the points around a node that copies numbers share one scale."""
         role = self.roles[node.name]
-        shares = role is Role.MOVE or (role is Role.JOIN and self.target.joins_share)
+        is_moved = role is Role.MOVE and node.op != "Identity"
+        shares = is_moved or (role is Role.JOIN and self.target.joins_share)
         if not shares or node.made not in self.offered:
             return
         held = [name for name in (*self._activations(node), *node.outputs) if name in needed]

@@ -32,6 +32,7 @@ class Role(Enum):
 LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 MOVES = frozenset(
     {
+        "Identity",
         "MaxPool",
         "ReduceMax",
         "ReduceMin",

@@ -13,6 +13,7 @@ from bitwright.transforms.bias import (
 )
 from bitwright.transforms.biases import biased_value, own_bias
 from bitwright.transforms.clip import close_clips, open_clips, without_bounds
+from bitwright.transforms.copies import with_copies
 from bitwright.transforms.equalize import Equalize, Equalized, channel_ranges, rescaling
 from bitwright.transforms.fold_norm import Folded, fold_norms
 from bitwright.transforms.gains import with_gains
@@ -63,6 +64,7 @@ __all__ = [
     "scaled_by_site",
     "search_alpha",
     "times",
+    "with_copies",
     "with_gains",
     "without_bounds",
     "without_copies",

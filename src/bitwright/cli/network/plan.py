@@ -51,7 +51,7 @@ def _planned(given: Given, asked: Asked, folder: Path) -> Planned:
     recipe = asked.recipe()
     source, samples = given.open_with_or_without(folder)
     check_keep(source.network(), recipe.keep)
-    edited = without_trials(source, folder)
+    edited = without_trials(source, recipe, folder)
     network = edited.network()
     plan = plan_network(network, recipe)
     sizes = sizes_of(network, given.length) if samples is None else _measured(edited, samples)
