@@ -1,0 +1,72 @@
+"""Activations of fewer bits are those that are multiplied; what is only added, averaged or joined has more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bitwright.engine.prepare import without_trials
+from bitwright.graph.network import Network
+from bitwright.numerics import Int
+from bitwright.recipe.network import NetworkPlan, NetworkRecipe, divided_readers, plan_network, w4a4
+from bitwright.recipe.targets import TARGETS, Role
+from networks import exported, network
+
+
+def planned(name: str, folder: Path, recipe: NetworkRecipe) -> tuple[Network, NetworkPlan]:
+    net = without_trials(exported(network(name), folder), recipe, folder).network()
+    return net, plan_network(net, recipe)
+
+
+def bits_read(net: Network, plan: NetworkPlan, role: Role) -> dict[str, list[int]]:
+    """By node of this role, the bits of the activations that it reads."""
+    bits = {point.value: point.spec.format.bits for point in plan.placement.points}
+    nodes = [node for node in net.nodes if plan.placement.integer.get(node.name) is role]
+    return {node.name: [bits[name] for name in node.inputs if name in bits] for node in nodes}
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("name", ["residual", "depthwise", "attention"])
+def test_multiplications_read_few_bits_but_the_first_and_the_last_and_sums_read_eight(
+    tmp_path: Path, target: str, name: str
+) -> None:
+    net, plan = planned(name, tmp_path, w4a4(target))
+    found = bits_read(net, plan, Role.LINEAR)
+    read = {node.name: node.inputs[0] for node in net.nodes}
+    first, *inner, last = found
+    assert found[first] == found[last] == [8]
+    own = [node for node in inner if read[node] not in (read[first], read[last])]
+    assert own and all(found[node] == [4] for node in own)
+    assert all(found == [4, 4] for found in bits_read(net, plan, Role.PRODUCT).values())
+    assert all(set(found) <= {8} for found in bits_read(net, plan, Role.BLEND).values())
+
+
+def test_a_value_that_is_multiplied_and_added_is_copied_for_the_multiplication(tmp_path: Path) -> None:
+    recipe = w4a4()
+    net, plan = planned("residual", tmp_path, recipe)
+    copies = [node for node in net.nodes if node.op == "Identity"]
+    assert copies and divided_readers(net, recipe) == {}
+    points = {point.value: point for point in plan.placement.points}
+    for copy in copies:
+        assert points[copy.inputs[0]].spec.format.bits == 8 and points[copy.made].spec.format.bits == 4
+        assert points[copy.inputs[0]].group != points[copy.made].group
+        assert plan.placement.integer[copy.name] is Role.MOVE
+
+
+def test_nothing_is_copied_where_all_have_the_same_bits(tmp_path: Path) -> None:
+    for recipe in (NetworkRecipe(), replace(w4a4(), edge_bits=4)):
+        net, plan = planned("residual", tmp_path, recipe)
+        assert not any(node.op == "Identity" for node in net.nodes)
+        assert {point.spec.format.bits for point in plan.placement.points} == {recipe.activation_bits}
+
+
+def test_fewer_bits_keep_the_form_that_the_engine_wants(tmp_path: Path) -> None:
+    net, plan = planned("attention", tmp_path, w4a4("openvino"))
+    points = {point.value: point for point in plan.placement.points}
+    products = [node for node in net.nodes if plan.placement.integer.get(node.name) is Role.PRODUCT]
+    assert products
+    for node in products:
+        second = points[node.inputs[1]].spec
+        assert second.format == Int(4) and second.zero is None
