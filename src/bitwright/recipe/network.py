@@ -35,12 +35,12 @@ class Number(Enum):
 class NetworkRecipe:
     """What the user asks for. `edge_bits`: weights and activations of the first and the last linear operator.
 
-    `activations`: how they are quantized; `activation_bits` and `edge_bits` are for static ones. `number` FLOAT8:
-    weights and activations are 8-bit floats. `per_channel` False: one scale for a whole weight. `group`: so many
-    columns of a row share a scale, or half as many and so on, where that does not divide the row. `has_zero`: weights
-    are unsigned, with a zero for every scale. `ranges`: rules, of which the one is taken with which the outputs
-    are best on held-out samples. `learn`: how roundings are learned once all are made, if they are. `keep`: names of
-    nodes that shall stay float.
+    `activations`: how they are quantized; `activation_bits` and `edge_bits` are for static ones that are multiplied, and
+    what is only added, averaged or joined has the wider of the two. `number` FLOAT8: weights and activations are 8-bit
+    floats. `per_channel` False: one scale for a whole weight. `group`: so many columns of a row share a scale, or half
+    as many and so on, where that does not divide the row. `has_zero`: weights are unsigned, with a zero for every
+    scale. `ranges`: rules, of which the one is taken with which the outputs are best on held-out samples. `learn`: how
+    roundings are learned once all are made, if they are. `keep`: names of nodes that shall stay float.
 
     Edits of the float network, each taken only where held-out outputs come out no worse: `equalize` balances channels
     across layers, `absorb` moves what is always there in an activation into biases, `smooth` moves outlier channels of
