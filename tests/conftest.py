@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -18,17 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 if os.environ.get("BITWRIGHT_SHAPE_CHECK", "1") != "0":
     # The numeric tower: an int is accepted where a float is asked for, as mypy does.
     jaxtyping.install_import_hook("bitwright", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def on_a_machine_with_vnni() -> Iterator[None]:
-    """A recipe that names no target is for VNNI in tests, whatever the machine that they run on."""
-    from bitwright.numerics.machine import Machine
-    from bitwright.recipe import network_text
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network_text, "this_machine", lambda: Machine("a processor", "x86_64", 2, True))
-        yield
 
 
 @pytest.fixture(scope="session")

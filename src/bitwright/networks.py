@@ -212,7 +212,7 @@ def _delivered(network: QuantizedNetwork, threads: int) -> tuple[Runnable, int, 
 def _aim(network: QuantizedNetwork) -> Aim:
     """What a quantized network is to run on."""
     target = find_target(read_manifest(network.folder)["recipe"]["target"])
-    return Aim(target.name, target.engine, target.arithmetic)
+    return Aim(target.name, target.engine, target.arithmetic, target.without_vnni is not None)
 
 
 __all__ = [

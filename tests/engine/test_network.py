@@ -21,6 +21,7 @@ from bitwright.store.artifact import ArtifactError
 from bitwright.store.network_artifact import open_network, read_manifest
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.sample_set import Samples, Stacking
+from here import ONNX_RUNTIME
 from networks import exported, network, sample
 
 
@@ -45,7 +46,8 @@ def error(source: OnnxSource, path: Path, name: str) -> float:
 def test_an_8_bit_network_is_close_to_the_float_one_after_export(tmp_path: Path, name: str) -> None:
     source = exported(network(name), tmp_path)
     steps: list[Step] = []
-    held = quantize_network(source, NetworkRecipe(), tmp_path / "out", samples_for(name, source), steps.append)
+    recipe = NetworkRecipe(target=ONNX_RUNTIME)
+    held = quantize_network(source, recipe, tmp_path / "out", samples_for(name, source), steps.append)
     export_qdq(held, tmp_path / "q.onnx")
     assert error(source, tmp_path / "q.onnx", name) < 0.1
     assert steps[-1].done == steps[-1].total == len(held.weights)

@@ -19,6 +19,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from torch import Tensor
 
 from bitwright.evaluate.latency import Timing
+from here import LACKS_VNNI
 from networks import exported, network, sample
 
 QUICK = Timing(seconds=0.0, least=3, most=3, shortest=0.0)
@@ -57,6 +58,7 @@ def static(path: Path, feeds: Sequence[dict[str, Tensor]], is_signed: bool = Fal
         activation_type=QuantType.QInt8 if is_signed else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        reduce_range=LACKS_VNNI,
         **options,
     )
     return made
@@ -79,7 +81,7 @@ def four_bit(path: Path) -> Path:
 def dynamic(path: Path) -> Path:
     """A file of dynamically quantized matrix products beside a float one."""
     made = path.with_suffix(".dynamic.onnx")
-    quantize_dynamic(str(path), str(made))
+    quantize_dynamic(str(path), str(made), reduce_range=LACKS_VNNI)
     return made
 
 

@@ -15,6 +15,7 @@ from bitwright.export.onnx_forms import OnnxForm, export_onnx
 from bitwright.recipe.network import find_network_recipe
 from bitwright.store.sample_set import Samples, Stacking
 from evaluate.deliveries import QUICK
+from here import ONNX_RUNTIME
 from networks import exported, network
 
 
@@ -27,7 +28,7 @@ def delivered(folder: Path, recipe: str, form: OnnxForm = OnnxForm.STANDARD) -> 
         return str(index), {name: held[index : index + 1]}
 
     samples = Samples(16, "random", Stacking(True, None), read)
-    made = quantize_network(source, find_network_recipe(recipe, "x86-vnni"), folder / "out", samples)
+    made = quantize_network(source, find_network_recipe(recipe, ONNX_RUNTIME), folder / "out", samples)
     export_onnx(made, folder / "file.onnx", form)
     feeds = [{name: held[:4]}, {name: held[4:8]}]
     simulation = Simulation(made)

@@ -23,7 +23,7 @@ VNNI, OLD, ARM = Machine("a", "x86_64", 1, True), Machine("b", "x86_64", 1, Fals
 
 
 def aim(name: str) -> Aim:
-    return Aim(name, TARGETS[name].engine, TARGETS[name].arithmetic)
+    return Aim(name, TARGETS[name].engine, TARGETS[name].arithmetic, TARGETS[name].without_vnni is not None)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from bitwright.recipe.points import place
 from bitwright.recipe.targets import Role, find_target
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight, bias_codes, bias_steps
+from here import ONNX_RUNTIME
 from networks import exported, network, sample
 
 
-def quantized(source: OnnxSource, target: str = "x86-vnni") -> QuantizedNetwork:
-    """Everything to 8 bits by the extremes of one batch of random inputs."""
+def quantized(source: OnnxSource, target: str = ONNX_RUNTIME) -> QuantizedNetwork:
+    """Everything to the target's integers by the extremes of one batch of random inputs."""
     net, engine = source.network(), find_target(target)
     placement = place(net, engine, engine.activation())
     draws = torch.Generator().manual_seed(1)
@@ -38,7 +39,7 @@ def quantized(source: OnnxSource, target: str = "x86-vnni") -> QuantizedNetwork:
         low, high = min(0.0, float(held.min())), max(0.0, float(held.max()))
         params = activation_params(low, high, point.spec)
         points[point.value] = StoredPoint(point.value, point.spec, point.group, point.readers, low, high, params)
-    spec, weights = Spec(Int(8), PER_ROW), {}
+    spec, weights = Spec(Int(engine.weight_bits), PER_ROW), {}
     for node in net.nodes:
         if placement.integer.get(node.name) is Role.LINEAR:
             tensor, axis = source.read([node.inputs[1]])[node.inputs[1]], output_axis(node)

@@ -27,6 +27,7 @@ from bitwright.recipe.targets import TARGETS
 from bitwright.store.network_artifact import read_manifest
 from bitwright.store.onnx_source import OnnxSource, read_model
 from bitwright.store.sample_set import Samples, stacking_of
+from here import ONNX_RUNTIME, OPENVINO
 
 Feed = dict[str, Tensor]
 RANGES = (MinMaxRange(), MeanMinMax())  # quick ones; two, so that they are judged
@@ -70,7 +71,7 @@ def deliver(
     source: OnnxSource,
     sample: Callable[[int], Feed] | Sequence[Feed],
     folder: Path,
-    target: str = "x86-vnni",
+    target: str = ONNX_RUNTIME,
     least: float = 20.0,
     count: int = 16,
     agrees: float = ENGINE_AGREES,
@@ -86,7 +87,7 @@ def deliver(
         plan_network(held.source.network(), find_network_recipe("int8", name))
     file = folder / f"{target}.onnx"
     export_qdq(held, file)
-    is_openvino = target == "openvino" and openvino_session.is_installed()
+    is_openvino = target == OPENVINO and openvino_session.is_installed()
     engine = OpenVinoSession(file, 1, "f32") if is_openvino else OnnxSession(file, 1)
     simulation, original = OnnxRunner(read_model(file), folder, exact=True), OnnxRunner(source)
     quality: dict[str, float] = {}

@@ -12,14 +12,15 @@ from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.store.onnx_source import OnnxSource, read_model
 from families.deliver import deliver
 from families.graphs import GRAPHS, saved
+from here import ONNX_RUNTIME, OPENVINO
 
-ENGINES = ("x86-vnni", "openvino")
+ENGINES = (ONNX_RUNTIME, OPENVINO)
 
 
 @pytest.mark.parametrize("target", ENGINES)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_is_delivered(name: str, target: str, tmp_path: Path) -> None:
-    if target == "openvino" and not openvino_session.is_installed():
+    if target == OPENVINO and not openvino_session.is_installed():
         pytest.skip("OpenVINO is not installed")
     path, sample = saved(name, tmp_path / "model.onnx")
     found = deliver(OnnxSource.open(path), sample, tmp_path, target)
@@ -53,7 +54,7 @@ def test_a_model_with_external_data_stays_external_through_the_whole_path(tmp_pa
     source = OnnxSource.open(folder / "model.onnx")
     assert source.is_external
     deliver(source, sample, tmp_path)
-    for file in (tmp_path / "x86-vnni" / "float.onnx", tmp_path / "x86-vnni.onnx"):
+    for file in (tmp_path / ONNX_RUNTIME / "float.onnx", tmp_path / f"{ONNX_RUNTIME}.onnx"):
         assert OnnxRunner(read_model(file), file.parent).network.constants  # opens
         assert file.with_name(f"{file.name}.data").stat().st_size > file.stat().st_size
         assert any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in read_model(file).graph.initializer)

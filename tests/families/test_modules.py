@@ -11,6 +11,7 @@ from bitwright.execute import openvino_session
 from bitwright.store.module_source import source_of
 from families.deliver import Delivered, deliver
 from families.modules import MODULES, built
+from here import ONNX_RUNTIME, OPENVINO
 
 CONSTANT = {"what it reads is a constant"}
 
@@ -25,7 +26,7 @@ def delivered(name: str, target: str, folder: Path) -> Delivered:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_delivered_to_onnx_runtime(name: str, tmp_path: Path) -> None:
-    found = delivered(name, "x86-vnni", tmp_path)
+    found = delivered(name, ONNX_RUNTIME, tmp_path)
     assert found.integer("Conv", "Gemm"), found.floats
     assert found.floats.get("MatMul", CONSTANT) == CONSTANT  # queries that do not depend on the input
 
@@ -35,6 +36,6 @@ def test_a_module_is_delivered_to_onnx_runtime(name: str, tmp_path: Path) -> Non
 def test_a_module_is_delivered_to_openvino(name: str, tmp_path: Path) -> None:
     if not openvino_session.is_installed():
         pytest.skip("OpenVINO is not installed")
-    found = delivered(name, "openvino", tmp_path)
+    found = delivered(name, OPENVINO, tmp_path)
     assert found.integer("Conv", "ConvTranspose", "Gemm"), found.floats
     assert found.floats.get("MatMul", CONSTANT) == CONSTANT

@@ -50,7 +50,7 @@ TargetOption = Annotated[
     str | None,
     typer.Option(
         "--target",
-        help="Whole networks: x86-vnni, x86-avx2, arm (the one that this machine is by default), tensorrt or openvino.",
+        help="Whole networks: x86-vnni, x86-avx2, arm (default: this machine), tensorrt, openvino or openvino-avx2.",
         show_default=False,
     ),
 ]

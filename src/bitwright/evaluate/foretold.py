@@ -31,16 +31,21 @@ Batch = Mapping[str, Tensor]
 @final
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """The target that a file is made for: its name, its engine, and how that computes with codes."""
+    """The target that a file is made for: its name, its engine, and how that computes with codes.
+
+    `needs_vnni`: on x86 processors without VNNI its sums may overflow.
+    """
 
     target: str
     engine: str
     arithmetic: Arithmetic
+    needs_vnni: bool = False
 
     def is_here(self, machine: Machine) -> bool:
         """Whether what the target's engine computes on this machine is what the target computes."""
         if self.engine == "OpenVINO":
-            return openvino_session.is_installed()
+            overflows = self.needs_vnni and machine.is_x86 and machine.has_vnni is False
+            return openvino_session.is_installed() and not overflows
         if self.engine != "ONNX Runtime" or machine.is_x86 != (self.arithmetic.blends is Scaling.MULTIPLY):
             return False
         return not machine.is_x86 or machine.has_vnni is not self.arithmetic.saturates

@@ -35,10 +35,10 @@ class Number(Enum):
 class NetworkRecipe:
     """What the user asks for. `edge_bits`: weights and activations of the first and the last linear operator.
 
-    `activations`: how they are quantized; `activation_bits` and `edge_bits` are for static ones that are multiplied, and
-    what is only added, averaged or joined has the wider of the two. `number` FLOAT8: weights and activations are 8-bit
-    floats. `per_channel` False: one scale for a whole weight. `group`: so many columns of a row share a scale, or half
-    as many and so on, where that does not divide the row. `has_zero`: weights are unsigned, with a zero for every
+    `activations`: how they are quantized; `activation_bits` and `edge_bits` are for static ones that are multiplied,
+    and what is only added, averaged or joined has the wider of the two. `number` FLOAT8: weights and activations are
+    8-bit floats. `per_channel` False: one scale for a whole weight. `group`: so many columns of a row share a scale, or
+    half as many and so on, where that does not divide the row. `has_zero`: weights are unsigned, with a zero for every
     scale. `ranges`: rules, of which the one is taken with which the outputs are best on held-out samples. `learn`: how
     roundings are learned once all are made, if they are. `keep`: names of nodes that shall stay float.
 
@@ -234,22 +234,21 @@ def divided_readers(network: Network, recipe: NetworkRecipe) -> dict[str, tuple[
     """By value, the nodes that should read a copy of it: they multiply, and others read it who could have more bits."""
     if not recipe.has_two_widths:
         return {}
-    plan = plan_network(network, recipe)
-    points = {point.value: point for point in plan.placement.points}
+    placement = plan_network(network, recipe).placement
+    points = {point.value: point for point in placement.points}
     widest = max(recipe.activation_bits, recipe.edge_bits)
     wide: set[str] = set()
     narrow: dict[str, list[str]] = {}
-    for node in network.nodes:
-        factors = _factors(node, plan.placement)
-        for name in node.inputs:
-            if name not in points:
-                continue
-            if name not in factors:
-                if plan.placement.integer.get(node.name) not in (None, Role.MOVE, Role.CLAMP):
-                    wide.add(points[name].group)
-            elif points[name].spec.format.bits < widest:
-                narrow.setdefault(name, []).append(node.name)
-    return {name: tuple(nodes) for name, nodes in narrow.items() if points[name].group in wide}
+    for node, name in ((one, value) for one in network.nodes for value in one.inputs if value in points):
+        if name in _factors(node, placement):
+            narrow.setdefault(name, []).append(node.name)
+        elif placement.integer.get(node.name) not in (None, Role.MOVE, Role.CLAMP):
+            wide.add(points[name].group)
+    return {
+        name: tuple(nodes)
+        for name, nodes in narrow.items()
+        if points[name].group in wide and points[name].spec.format.bits < widest
+    }
 
 
 def int8(target: str = "x86-vnni") -> NetworkRecipe:
@@ -280,7 +279,7 @@ def w4a8(target: str = "x86-vnni") -> NetworkRecipe:
 
 def w4a4(target: str = "x86-vnni") -> NetworkRecipe:
     """4-bit weights and activations, both learned; the first and last linear operator in 8 bits."""
-    learn = QDrop(Schedule(steps=1500))
+    learn = QDrop(Schedule(steps=600))
     return replace(w4a8(target), activation_bits=4, relief=False, learn=learn)
 
 

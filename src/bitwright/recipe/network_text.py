@@ -34,7 +34,9 @@ def default_target(machine: Machine) -> str:
     """The name of the target that a machine is itself."""
     if machine.is_arm:
         return "arm"
-    return "x86-avx2" if machine.is_x86 and machine.has_vnni is False else "x86-vnni"
+    usual = find_target("x86-vnni")
+    is_without = machine.is_x86 and machine.has_vnni is False
+    return usual.without_vnni or usual.name if is_without else usual.name
 
 
 def is_for_networks(name: str) -> bool:

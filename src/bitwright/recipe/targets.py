@@ -3,7 +3,8 @@
 A target is a table, not code. It follows what the engine's kernels take: ONNX Runtime (`x86-vnni`, `x86-avx2`, `arm`)
 multiplies unsigned activations with signed weights on x86, needs every integer operator's output quantized too, except
 that of a matrix product, and has lookup tables for a few curves. Without VNNI two products are added in 16 bits, which
-overflow unless weights use 7 bits. TensorRT wants symmetric signed activations; it and OpenVINO fuse more.
+overflow unless weights use 7 bits (`x86-avx2`, `openvino-avx2`). TensorRT wants symmetric signed activations; it and
+OpenVINO fuse more.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Target:
     `joins_share`: parts of a Concat must have one scale. `has_dynamic`: whether activations can be quantized by ranges
     that are found as the network runs. `fuses_sums`: a convolution's output is added to another value before it is
     rounded, so that it is no value in codes. `pads_with_zero`: means that count their padding pad with the code of 0.0.
+    `without_vnni`: the target in its place for x86 processors without VNNI, where its sums of products may overflow.
     `signs_factors`: activations are multiplied with each other only if neither has a zero and the second is signed.
     """
 
@@ -76,6 +78,7 @@ class Target:
     pads_with_zero: bool = True
     signs_factors: bool = False
     has_dynamic: bool = True
+    without_vnni: str | None = None
     linear: frozenset[str] = LINEAR
     curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
     averages: frozenset[str] = frozenset({"AveragePool", "GlobalAveragePool"})
@@ -93,10 +96,25 @@ _BY_FACTOR = Arithmetic(products=Scaling.MULTIPLY, blends=Scaling.MULTIPLY)
 _BY_SHIFT = Arithmetic(products=Scaling.MULTIPLY, blends=Scaling.SHIFT)
 _IN_FLOAT = Arithmetic(products=Scaling.FLOAT, blends=Scaling.FLOAT)
 
+_OPENVINO = Target(
+    "openvino",
+    "OpenVINO",
+    _IN_FLOAT,
+    joins_share=True,
+    pads_with_zero=False,
+    fuses_sums=True,
+    signs_factors=True,
+    without_vnni="openvino-avx2",
+    linear=LINEAR | {"ConvTranspose"},
+    curves=frozenset(),
+    needs_output=_FUSED,
+    needs_output_ops=frozenset(),
+)
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("x86-vnni", "ONNX Runtime", _BY_FACTOR),
+        Target("x86-vnni", "ONNX Runtime", _BY_FACTOR, without_vnni="x86-avx2"),
         Target("x86-avx2", "ONNX Runtime", replace(_BY_FACTOR, saturates=True), weight_bits=7),
         Target("arm", "ONNX Runtime", _BY_SHIFT, is_signed=True),
         Target(
@@ -113,19 +131,8 @@ TARGETS: dict[str, Target] = {
             needs_output=_FUSED,
             needs_output_ops=frozenset(),
         ),
-        Target(
-            "openvino",
-            "OpenVINO",
-            _IN_FLOAT,
-            joins_share=True,
-            pads_with_zero=False,
-            fuses_sums=True,
-            signs_factors=True,
-            linear=LINEAR | {"ConvTranspose"},
-            curves=frozenset(),
-            needs_output=_FUSED,
-            needs_output_ops=frozenset(),
-        ),
+        _OPENVINO,
+        replace(_OPENVINO, name="openvino-avx2", weight_bits=7, without_vnni=None),
     )
 }
 

@@ -170,8 +170,9 @@ def warnings(planned: Planned, machine: Machine) -> Iterator[str]:
         yield f"activations of {recipe.activation_bits} bits are simulated only: no engine runs them"
     if plan.target.weight_bits < recipe.weight_bits:
         yield f"weights use {plan.target.weight_bits} of 8 bits, because {plan.target.name} adds products in 16 bits"
-    if plan.target.name == "x86-vnni" and machine.is_x86 and machine.has_vnni is False:
-        yield "this machine has no VNNI: its sums of products may overflow; --target x86-avx2 is for machines like it"
+    other = plan.target.without_vnni
+    if other is not None and machine.is_x86 and machine.has_vnni is False:
+        yield f"this machine has no VNNI: its sums of products may overflow; --target {other} is for machines like it"
     inner = [node.name for node in network.nodes if _has_subgraph(node)]
     if inner:
         yield f"what is inside {', '.join(inner[:3])} stays float ({len(inner)} operators with subgraphs)"
