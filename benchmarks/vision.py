@@ -29,6 +29,9 @@ from vision_speed import CLOCKS, QUICK, RULES, TURNS, Pace, ranges, speed
 from vision_tasks import Task, tasks
 from vision_tools import Tool, ours, peers, prepare
 
+from bitwright.numerics.machine import this_machine
+from bitwright.recipe.targets import suited
+
 QUICK_SAMPLES, QUICK_BATCHES = 16, 1
 
 
@@ -47,7 +50,7 @@ def main() -> None:
         if arguments.table == "ranges":
             ranges(task, ready, arguments.peer_python, arguments.rules)
         elif arguments.table == "speed":
-            tools = [*_tools(task, arguments, ["int8"]), ours("int8", "openvino")]
+            tools = [*_tools(task, arguments, ["int8"]), ours("int8", suited("openvino", this_machine()))]
             turns = QUICK if arguments.quick else TURNS
             speed(task, ready, tools, Pace(arguments.threads, arguments.batches, CLOCKS[arguments.clock], turns))
         else:

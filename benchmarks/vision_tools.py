@@ -53,10 +53,10 @@ class Ready:
     work: Path
 
 
-def ours(recipe: str, target: str = "x86-vnni") -> Tool:
+def ours(recipe: str, target: str | None = None) -> Tool:
     """A recipe through the command line, on all samples: a preset, a TOML file, or one of `recipes/` by its name.
 
-    Where no engine runs what comes of it, no ONNX file is asked for.
+    `target` None: the one that this machine is. Where no engine runs what comes of it, no ONNX file is asked for.
     """
     written = HERE / "recipes" / f"{recipe}.toml"
     recipe = str(written if written.is_file() else Path(recipe).resolve() if recipe.endswith(".toml") else recipe)
@@ -68,10 +68,10 @@ def ours(recipe: str, target: str = "x86-vnni") -> Tool:
         with np.load(samples) as stored:
             count = len(stored[stored.files[0]])
         base = [sys.executable, "-m", "bitwright.cli", "quantize", str(model), "--recipe", recipe, *form]
-        given = ["--calibration", str(samples), "--samples", str(count), "--target", target]
+        given = ["--calibration", str(samples), "--samples", str(count), *(["--target", target] if target else [])]
         return [*base, *given, "-o", str(out.with_suffix(""))]
 
-    name = f"bitwright {Path(recipe).stem}" + ("" if target == "x86-vnni" else f" {target}")
+    name = f"bitwright {Path(recipe).stem}" + (f" {target}" if target else "")
     return Tool(name, command, Path(recipe).stem, is_simulated)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bitwright.numerics.machine import this_machine
 from bitwright.recipe.network_text import default_target
-from bitwright.recipe.targets import find_target
+from bitwright.recipe.targets import suited
 
 ONNX_RUNTIME = default_target(this_machine())
-LACKS_VNNI = this_machine().is_x86 and this_machine().has_vnni is False
-OPENVINO = find_target("openvino").without_vnni or "" if LACKS_VNNI else "openvino"
+OPENVINO = suited("openvino", this_machine())
+LACKS_VNNI = OPENVINO != "openvino"

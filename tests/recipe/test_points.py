@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from bitwright.graph.network import Network
 from bitwright.numerics import Int, Spec
+from bitwright.numerics.machine import Machine
 from bitwright.recipe.points import Placement, place
-from bitwright.recipe.targets import TARGETS, Role, find_target
+from bitwright.recipe.targets import TARGETS, Role, find_target, suited
 from bitwright.transforms import fold_norms, means_as_pools
 from networks import exported, network
 
@@ -187,3 +188,13 @@ def test_other_targets_have_one_form_for_all_activations(tmp_path: Path) -> None
     for name in sorted(set(TARGETS) - {"openvino", "openvino-avx2"}):
         _, placement = placed("attention", tmp_path, name)
         assert {point.spec for point in placement.points} == {find_target(name).activation()}
+
+
+def test_on_x86_without_vnni_other_targets_take_the_place_of_some() -> None:
+    old, new = (Machine("", "x86_64", 1, has_vnni) for has_vnni in (False, True))
+    taken = {name: suited(name, old) for name in TARGETS}
+    assert {name for name in TARGETS if taken[name] != name} == {"x86-vnni", "openvino"}
+    assert all(TARGETS[taken[name]].weight_bits == 7 for name in ("x86-vnni", "openvino"))
+    assert all(suited(name, new) == name for name in TARGETS)
+    with pytest.raises(ValueError, match="choose one of"):
+        suited("toaster", new)

@@ -23,7 +23,7 @@ from bitwright.graph.network import Network
 from bitwright.numerics.machine import Machine, this_machine
 from bitwright.numerics.plain import PlainError, from_plain, to_plain
 from bitwright.recipe.network import NETWORK_PRESETS, NetworkPlanError, NetworkRecipe, find_network_recipe
-from bitwright.recipe.targets import find_target
+from bitwright.recipe.targets import find_target, suited
 
 CLASSES: dict[str, type] = {"NetworkRecipe": NetworkRecipe}
 for _module in (calib, numerics, solvers):
@@ -32,11 +32,7 @@ for _module in (calib, numerics, solvers):
 
 def default_target(machine: Machine) -> str:
     """The name of the target that a machine is itself."""
-    if machine.is_arm:
-        return "arm"
-    usual = find_target("x86-vnni")
-    is_without = machine.is_x86 and machine.has_vnni is False
-    return usual.without_vnni or usual.name if is_without else usual.name
+    return "arm" if machine.is_arm else suited("x86-vnni", machine)
 
 
 def is_for_networks(name: str) -> bool:

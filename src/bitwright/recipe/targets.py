@@ -14,6 +14,7 @@ from enum import Enum
 from typing import final
 
 from bitwright.numerics import PER_TENSOR, Arithmetic, Int, Scaling, Spec
+from bitwright.numerics.machine import Machine
 
 
 class Role(Enum):
@@ -142,3 +143,10 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise ValueError(f"{name!r} is no target; choose one of {', '.join(TARGETS)}")
     return TARGETS[name]
+
+
+def suited(name: str, machine: Machine) -> str:
+    """The name of this target, or of the one in its place on an x86 machine without VNNI."""
+    target = find_target(name)
+    is_without = machine.is_x86 and machine.has_vnni is False
+    return target.without_vnni if is_without and target.without_vnni is not None else target.name

@@ -21,6 +21,7 @@ from bitwright.recipe.forms import Activations
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, plan_network
 from bitwright.recipe.network_cost import Cost, Sizes, matrix_of, predict_network, products, sizes_of
 from bitwright.recipe.network_text import check_keep
+from bitwright.recipe.targets import suited
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.samples import Samples
 
@@ -170,8 +171,8 @@ def warnings(planned: Planned, machine: Machine) -> Iterator[str]:
         yield f"activations of {recipe.activation_bits} bits are simulated only: no engine runs them"
     if plan.target.weight_bits < recipe.weight_bits:
         yield f"weights use {plan.target.weight_bits} of 8 bits, because {plan.target.name} adds products in 16 bits"
-    other = plan.target.without_vnni
-    if other is not None and machine.is_x86 and machine.has_vnni is False:
+    other = suited(plan.target.name, machine)
+    if other != plan.target.name:
         yield f"this machine has no VNNI: its sums of products may overflow; --target {other} is for machines like it"
     inner = [node.name for node in network.nodes if _has_subgraph(node)]
     if inner:
