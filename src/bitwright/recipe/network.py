@@ -279,7 +279,7 @@ def w4a8(target: str = "x86-vnni") -> NetworkRecipe:
 
 def w4a4(target: str = "x86-vnni") -> NetworkRecipe:
     """4-bit weights and activations, both learned; the first and last linear operator in 8 bits."""
-    learn = QDrop(Schedule(steps=600))
+    learn = QDrop(Schedule(steps=1500))
     return replace(w4a8(target), activation_bits=4, relief=False, learn=learn)
 
 
