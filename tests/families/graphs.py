@@ -183,6 +183,25 @@ def cut_and_padded_in_opset_9() -> Graph:
 
 
 @graph
+def padded_apart_and_pooled_over_the_edge() -> Graph:
+    """As networks that came from TensorFlow are written; the last window is larger than what it reads."""
+    s = Store()
+    zero, behind = s.fixed(np.zeros((), np.float32)), s.integers(0, 0, 0, 0, 0, 0, 1, 1)
+    around = s.integers(0, 0, 1, 1, 0, 0, 1, 1)
+    nodes = [
+        node("Pad", ["x", behind, zero], ["a"]),
+        node("Conv", ["a", s.random(8, 3, 3, 3)], ["b"], strides=[2, 2]),
+        node("Relu", ["b"], ["c"]),
+        node("Pad", ["c", around], ["d"]),
+        node("Conv", ["d", s.random(8, 1, 3, 3), s.random(8)], ["e"], group=8),
+        node("Relu", ["e"], ["f"]),
+        node("AveragePool", ["f"], ["g"], kernel_shape=[20, 20], strides=[20, 20], ceil_mode=1, count_include_pad=1),
+        node("Conv", ["g", s.random(8, 8, 1, 1)], ["y"]),
+    ]
+    return model(nodes, s), pictures
+
+
+@graph
 def copies_in_between() -> Graph:
     s = Store()
     nodes = [

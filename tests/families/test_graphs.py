@@ -27,6 +27,13 @@ def test_a_graph_is_delivered(name: str, target: str, tmp_path: Path) -> None:
     assert found.integer("Conv", "Gemm", "MatMul"), found.floats
 
 
+def test_padding_apart_does_not_end_a_run_of_integers(tmp_path: Path) -> None:
+    path, sample = saved("padded_apart_and_pooled_over_the_edge", tmp_path / "model.onnx")
+    found = deliver(OnnxSource.open(path), sample, tmp_path)
+    assert found.floats == {}
+    assert "Pad" not in found.ops.values()
+
+
 def test_a_graph_of_an_old_file_says_what_was_changed(tmp_path: Path) -> None:
     path, _ = saved("constants_among_the_inputs", tmp_path / "model.onnx")
     source = OnnxSource.open(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from bitwright.numerics.machine import Machine
 from bitwright.recipe.points import Placement, place
 from bitwright.recipe.targets import TARGETS, Role, find_target, suited
 from bitwright.transforms import fold_norms, means_as_pools
+from conformance.networks import Sketch
 from networks import exported, network
 
 
@@ -92,6 +95,19 @@ def test_a_node_that_is_kept_stays_float_for_the_given_reason(tmp_path: Path) ->
     placement = place(net, target, target.activation(), {first: "asked for"})
     assert placement.floats[first] == "asked for"
     assert first not in placement.integer
+
+
+@pytest.mark.parametrize(("counts", "ceils"), [(1, 1), (1, 0), (0, 1)])
+def test_a_mean_that_counts_padding_and_reaches_over_it_stays_float(counts: int, ceils: int) -> None:
+    sketch = Sketch()
+    x = sketch.input(2, 4, 6, 6)
+    window: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    made = sketch.add("AveragePool", sketch.conv(x, 4, 4), **window, count_include_pad=counts, ceil_mode=ceils)
+    net, _ = sketch.done(sketch.conv(made, 4, 4))
+    values = {name: replace(value, dtype="float32") for name, value in net.values.items()}
+    net, target = replace(net, values=values), find_target("x86-vnni")
+    pool = next(node for node in net.nodes if node.op == "AveragePool")
+    assert (pool.name in place(net, target, target.activation()).floats) is bool(counts and ceils)
 
 
 class Joined(nn.Module):

@@ -1,7 +1,8 @@
 """Edits that every recipe wants, because they cost nothing: the network computes the same, with fewer operators.
 
 What does not depend on the inputs is computed, operators that copy go, norms are folded into the weights they follow,
-means over positions become the pools that engines have integer kernels for.
+means over positions become the pools that engines have integer kernels for, zeros around an input become part of the
+convolution that reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from bitwright.transforms import (
     constant_nodes,
     fold_norms,
     means_as_pools,
+    means_without_padding,
     one_layout_each,
+    pads_into_windows,
     without_copies,
 )
 
@@ -35,7 +38,8 @@ def simplified(source: OnnxSource) -> Draft:
     draft = draft.edited(without_copies(draft.network))
     folded = fold_norms(draft.network, draft.constants)
     draft = replace(draft.edited(folded.edit), moments=folded.moments)
-    for plan in (means_as_pools, one_layout_each):
+    draft = draft.edited(means_without_padding(draft.network))
+    for plan in (means_as_pools, pads_into_windows, one_layout_each):
         draft = draft.edited(plan(draft.network, draft.constants))
     return draft
 

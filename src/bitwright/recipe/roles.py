@@ -29,8 +29,11 @@ def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
     reads = [name for name in node.inputs if name]
     if any(name in network.constants for name in (reads[:1] if node.op in ONLY_FIRST else reads)):
         return Role.FLOAT, "one of its operands is a constant"
-    if role is Role.AVERAGE and _counts_padding(node) and not target.pads_with_zero:
-        return Role.FLOAT, f"{target.engine} pads codes with the least one, which need not stand for zero"
+    if role is Role.AVERAGE and _counts_padding(node):
+        if not target.pads_with_zero:
+            return Role.FLOAT, f"{target.engine} pads codes with the least one, which need not stand for zero"
+        if node.attributes.get("ceil_mode", 0):
+            return Role.FLOAT, "it counts its padding, and integer kernels also what lies beyond"
     return role, ""
 
 

@@ -21,6 +21,7 @@ from bitwright.transforms.layouts import one_layout_each
 from bitwright.transforms.level import Level, is_taken_by_rows
 from bitwright.transforms.means import expected_means
 from bitwright.transforms.moments import Moments, scaled_by_site
+from bitwright.transforms.pads import means_without_padding, pads_into_windows
 from bitwright.transforms.pools import means_as_pools
 from bitwright.transforms.simplify import as_constants, constant_nodes, without_copies
 from bitwright.transforms.smooth import Smooth, activation_ranges, search_alpha
@@ -56,9 +57,11 @@ __all__ = [
     "is_taken_by_rows",
     "linear_nodes",
     "means_as_pools",
+    "means_without_padding",
     "one_layout_each",
     "open_clips",
     "own_bias",
+    "pads_into_windows",
     "plus",
     "rescaling",
     "scaled_by_site",
