@@ -170,6 +170,8 @@ def test_an_export_that_cannot_hold_the_recipe_is_refused_before_the_run(
         "quantize", model, "-r", "nf4", "-c", text, *SHORT, "-o", tmp_path / "out", "--to", "compressed-tensors"
     )
     assert "--to dense" in words and not (tmp_path / "out").exists()
+    assert "--to dense" in refused("plan", model, "-r", "nf4", "--to", "compressed-tensors")
+    assert call("plan", model, "-r", "w4a16", "--to", "compressed-tensors").exit_code == 0
 
 
 def test_a_recipe_without_need_of_data_runs_with_and_without(model: Path, text: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from bitwright.export import CompressedTensors, export
-from bitwright.export.compressed_config import linears, quantization_config
+from bitwright.export.compressed_config import Stored, linears, quantization_config
 from bitwright.export.schemes import find_scheme
 from bitwright.numerics import PER_ROW, Float8, Int, Spec
 from bitwright.recipe.recipe import Recipe, Rule
@@ -69,8 +69,19 @@ def test_where_names_differ_both_stand(tmp_path: Path) -> None:
     assert "layers.0.mlp.up_proj.weight" in layout.stored()
     write_layout(layout, tmp_path / "layout")
     int4, float8 = find_scheme(Spec(Int(4), PER_ROW)), find_scheme(Spec(Float8(), PER_ROW))
-    schemes = {"model.layers.0.mlp.up_proj": int4, "model.layers.1.mlp.up_proj": float8}
-    config = quantization_config(open_layout(tmp_path / "layout"), schemes)
+    stored = [
+        Stored(f"layers.{layer}.mlp.up_proj", f"model.layers.{layer}.mlp.up_proj", scheme)
+        for layer, scheme in enumerate((int4, float8))
+    ]
+    config = quantization_config(open_layout(tmp_path / "layout"), stored)
     targets = [group["targets"] for group in config["config_groups"].values()]
     assert ["model.layers.0.mlp.up_proj", "layers.0.mlp.up_proj"] in targets
     assert {"model.layers.0.mlp.down_proj", "layers.0.mlp.down_proj", "lm_head"} <= set(config["ignore"])
+
+
+def test_routers_are_left_alone_by_name_whatever_module_they_are(sources: dict[str, Path], tmp_path: Path) -> None:
+    artifact = make(sources["mixtral"], tmp_path / "artifact", Recipe((Rule("*", Spec(Int(4), PER_ROW)),)))
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    ignored = config_of(tmp_path / "out")["ignore"]
+    assert {f"model.layers.{layer}.block_sparse_moe.gate" for layer in range(2)} <= set(ignored)
+    assert "model.embed_tokens" not in ignored

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from bitwright.export import CompressedTensors, ExportError, export
 from bitwright.export.compressed_tensors import stored_parts
 from bitwright.export.schemes import find_scheme
-from bitwright.numerics import PER_ROW, Int, MinMax, QTensor, Spec, per_group, quantize
+from bitwright.numerics import PER_ROW, PER_TENSOR, Float8, Int, MinMax, QTensor, Spec, per_group, quantize
 from bitwright.numerics.plain import to_plain
 from bitwright.recipe.presets import OWN
 from bitwright.recipe.recipe import Recipe, Rule
 from bitwright.solvers import Nearest, Problem
 from bitwright.store.artifact import Artifact
-from bitwright.store.layout import write_layout
+from bitwright.store.layout import open_layout, write_layout
 from bitwright.store.source import open_source
-from export.artifacts import SPECS, make
+from export.artifacts import SPECS, integers, make
 from export.decoder import quantized_weights
 from store.small_models import SIZES, save
 
@@ -96,19 +96,56 @@ def refusal(artifact: Artifact, out: Path) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("gpt2", "transformer.h.0.attn.c_attn: it is stored transposed"),
-        ("mixtral", "it is one slice of the fused tensor"),
-    ],
-)
-def test_a_weight_that_is_no_linear_module_is_refused(
-    sources: dict[str, Path], name: str, message: str, tmp_path: Path
-) -> None:
-    rules = () if name == "gpt2" else (Rule("*self_attn*"),)
-    artifact = make(sources[name], tmp_path / "artifact", Recipe((*rules, Rule("*", Spec(Int(4), PER_ROW)))))
-    assert message in refusal(artifact, tmp_path / "out")
+def test_a_transposed_weight_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
+    artifact = make(sources["gpt2"], tmp_path / "artifact", Spec(Int(4), PER_ROW))
+    assert "transformer.h.0.attn.c_attn: it is stored transposed" in refusal(artifact, tmp_path / "out")
+
+
+def test_experts_lie_in_modules_of_their_own(sources: dict[str, Path], tmp_path: Path) -> None:
+    """Mixtral's w1 and w3 are the upper and the lower half of what the model multiplies with at once."""
+    artifact = make(sources["mixtral"], tmp_path / "artifact", integers(4, True, per_group(16)))
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    found = quantized_weights(tmp_path / "out")
+    held = artifact.qtensors(0)
+    for expert in range(4):
+        stem = f"model.layers.0.block_sparse_moe.experts.{expert}"
+        both = held[f"model.layers.0.mlp.experts.gate_up_proj.{expert}"].dequantize().numpy()
+        assert np.array_equal(np.concatenate([found[f"{stem}.w1"], found[f"{stem}.w3"]]), both)
+        down = held[f"model.layers.0.mlp.experts.down_proj.{expert}"].dequantize().numpy()
+        assert np.array_equal(found[f"{stem}.w2"], down)
+
+
+def test_experts_that_the_file_keeps_in_one_piece_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(sources["mixtral"], dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "fused", save_original_format=False)
+    artifact = make(tmp_path / "fused", tmp_path / "artifact", Spec(Int(4), PER_ROW))
+    assert "which the checkpoint keeps in one piece" in refusal(artifact, tmp_path / "out")
+
+
+def test_experts_with_zeros_are_refused_with_the_recipe_that_has_none(sources: dict[str, Path], tmp_path: Path) -> None:
+    artifact = make(sources["mixtral"], tmp_path / "artifact", integers(4, False, per_group(16)))
+    message = refusal(artifact, tmp_path / "out")
+    assert "model.layers.0.mlp.experts.gate_up_proj.0: it is an expert with zeros" in message
+    assert "w4a16_sym" in message
+
+
+def test_experts_that_share_scales_across_modules_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
+    artifact = make(sources["mixtral"], tmp_path / "artifact", Spec(Float8(), PER_TENSOR, scale=OWN))
+    assert "it is kept in 2 modules" in refusal(artifact, tmp_path / "out")
+
+
+def test_experts_of_two_kinds_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
+    recipe = Recipe((Rule("*down_proj*", Spec(Int(8), PER_ROW)), Rule("*", Spec(Int(4), PER_ROW))))
+    message = refusal(make(sources["mixtral"], tmp_path / "artifact", recipe), tmp_path / "out")
+    assert "readers decode all experts in one way" in message
+
+
+def test_some_experts_alone_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
+    artifact = make(sources["mixtral"], tmp_path / "artifact", Spec(Int(4), PER_ROW))
+    layout = open_layout(artifact.path / "source")
+    some = [entry for entry in artifact.entries if not entry.name.endswith("layers.1.mlp.experts.down_proj.2")]
+    with pytest.raises(ExportError, match="3 of its 4 experts are quantized"):
+        CompressedTensors().check(layout, some)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,24 @@ def test_a_checkpoint_of_another_float_type_loads_exactly_too(dtype: torch.dtype
     assert_loads(tmp_path / "out", reference(source, artifact, dtype), dtype)
 
 
+EXPERTS = {
+    "int4": Recipe((Rule("*", integers(4, True, per_group(16))),)),
+    "int8 rows": Recipe((Rule("*", integers(8, True, PER_ROW)),)),
+    "float8": Recipe((Rule("*", Spec(Float8(), PER_ROW, scale=OWN)),)),
+    "int4 beside int8": Recipe(
+        (Rule("*experts*", integers(4, True, per_group(16))), Rule("*", integers(8, True, PER_ROW)))
+    ),
+    "int4 beside kept": Recipe((Rule("*self_attn*"), Rule("*", integers(4, True, per_group(16))))),
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_load_with_the_artifacts_weights(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    artifact = make(sources["mixtral"], tmp_path / "artifact", EXPERTS[name])
+    export(artifact, CompressedTensors(), tmp_path / "out")
+    assert_loads(tmp_path / "out", reference(sources["mixtral"], artifact, torch.bfloat16), torch.bfloat16)
+
+
 def test_8_bit_floats_load_beside_experts_that_were_kept(sources: dict[str, Path], tmp_path: Path) -> None:
     """In the checkpoint's dtype only, which transformers 5.17 then gives kept experts whatever `dtype` asks for."""
     recipe = Recipe((Rule("*experts.*"), Rule("*", Spec(Float8(), PER_ROW, scale=OWN))))

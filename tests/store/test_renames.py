@@ -6,7 +6,7 @@ import transformers
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, ConversionOps, Transpose, WeightConverter, WeightRenaming
 
-from bitwright.store.renames import plan_renames
+from bitwright.store.renames import Rows, plan_renames
 from bitwright.store.safetensors_file import TensorShape
 from bitwright.store.skeleton import build_skeleton
 from bitwright.store.source import open_source
@@ -137,3 +137,31 @@ def test_twelve_experts_are_stacked_by_number_and_not_by_spelling():
     merged = renames.forward(renames.by_name[name], {n: torch.full((32, 48), float(i)) for i, n in enumerate(names)})
     assert torch.equal(merged[name][:, 0, 0], torch.arange(12.0))
     assert renames.shapes[name] == TensorShape((12, 32, 48), torch.float32)
+
+
+def test_the_rows_of_stacked_experts_are_found():
+    """Against the numbers themselves: each checkpoint tensor is those rows of the stack, and they are all of it."""
+    model = build_skeleton(transformers.MixtralConfig(**GROUPED, num_local_experts=3), torch.float32)
+    shapes = {"w1": (48, 32), "w2": (32, 48), "w3": (48, 32)}
+    prefix = "model.layers.0.block_sparse_moe.experts"
+    stored = {f"{prefix}.{i}.{w}.weight": TensorShape(shapes[w], torch.float32) for i in range(3) for w in shapes}
+    renames = plan_renames(model, stored)
+    tensors = {name: torch.randn(shape.shape) for name, shape in stored.items()}
+    found = {}
+    for name in ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"):
+        conversion = renames.by_name[name]
+        stack = renames.forward(conversion, {n: tensors[n] for n in conversion.checkpoint_names})[name]
+        for part, rows in renames.rows(name).items():
+            assert torch.equal(stack[rows.index, rows.start : rows.stop], tensors[part])
+            found[part] = rows
+    assert found.keys() == stored.keys()
+    assert found[f"{prefix}.2.w3.weight"] == Rows(2, 48, 96)
+
+
+def test_a_tensor_that_is_no_stack_has_no_rows(llama, rewrite, mapping):
+    even_heads(llama, rewrite)
+    rewrite(llama, fuse_qkv)
+    mapping(SPLIT_QKV)
+    source = open_source(llama)
+    assert source.rows("model.layers.0.self_attn.q_proj.weight") == {}
+    assert source.rows("model.norm.weight") == {}

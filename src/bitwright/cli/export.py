@@ -12,11 +12,11 @@ import typer
 from bitwright.cli import job as options
 from bitwright.cli.answer import answering, say, say_json, size
 from bitwright.cli.which import is_network_artifact, refuse
-from bitwright.export import EXPORTERS, ExportError
+from bitwright.export import EXPORTERS
 from bitwright.export import export as write
-from bitwright.export.schemes import find_scheme
 from bitwright.recipe.plan import Plan
-from bitwright.store.artifact import Artifact, open_artifact
+from bitwright.store.artifact import Artifact, Entry, open_artifact
+from bitwright.store.source import Source
 
 
 @answering
@@ -64,16 +64,16 @@ def export(
         say(f"note: {note}")
 
 
-def check_form(to: str, plan: Plan | None = None) -> None:
+def check_form(to: str, plan: Plan | None = None, source: Source | None = None) -> None:
     """ValueError where there is no such form, or where it cannot hold what is planned: before any work is done."""
     if to not in EXPORTERS:
         raise ValueError(f"--to is one of {', '.join(EXPORTERS)}; found {to!r}")
-    if to == "compressed-tensors" and plan is not None:
-        for name, _, spec in plan.specs():
-            try:
-                find_scheme(spec)
-            except ExportError as error:
-                raise ExportError(f"{name}: {error}. Export with `--to dense`, which holds everything") from error
+    if plan is not None and source is not None:
+        entries = [
+            Entry(view.name, view.parameter, view.index, view.transposed, view.shape, spec, None)
+            for view, spec in plan.views()
+        ]
+        EXPORTERS[to]().check(source, entries)
 
 
 def export_inside(artifact: Artifact, to: str) -> Path:

@@ -13,6 +13,7 @@ import typer
 
 from bitwright.calib import full_products
 from bitwright.evaluate.compare import positions
+from bitwright.export import EXPORTERS
 from bitwright.numerics.short import has_short_units
 from bitwright.quantize import compute_type, plan_source
 from bitwright.recipe.cost import Cost, Machine, Types, predict
@@ -34,6 +35,14 @@ CalibrationOption = Annotated[
     ),
 ]
 SamplesOption = Annotated[int, typer.Option("--samples", help="Calibration rows; the last 10 % are held out.", min=1)]
+ToOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        help=f"A form to export to, into OUT/export/FORMAT: {', '.join(EXPORTERS)}; whole networks: onnx, onnx-nbits.",
+        show_default=False,
+    ),
+]
 LengthOption = Annotated[
     int | None,
     typer.Option("--length", help="Tokens in a row [default: the model's positions, at most 2048].", min=2),

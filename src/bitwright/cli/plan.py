@@ -9,6 +9,7 @@ from typing import Any
 
 from bitwright.cli import job as options
 from bitwright.cli.answer import answering, duration, say, say_json, size
+from bitwright.cli.export import check_form
 from bitwright.cli.folding import Line, folded, show_rows
 from bitwright.cli.which import is_network, refuse
 from bitwright.numerics import Spec
@@ -29,6 +30,7 @@ def plan(
     target: options.TargetOption = None,
     keep: options.KeepOption = None,
     loader: options.LoaderOption = None,
+    to: options.ToOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Show every decision with its bytes, and predict memory, disk and time, before any weight is touched."""
@@ -39,11 +41,13 @@ def plan(
 
         options.use_threads(threads)
         asked = Asked(recipe, target, tuple(keep or ()))
-        plan_whole(Given(str(model), calibration, loader, samples, length), asked, json)
+        plan_whole(Given(str(model), calibration, loader, samples, length), asked, to, json)
         return
     refuse("whole networks", target=target, keep=keep, loader=loader)
     given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
     job = options.prepare(given, needs_rows=False)
+    if to is not None:
+        check_form(to, job.plan, job.source)
     if json:
         say_json(plan_json(job))
     else:

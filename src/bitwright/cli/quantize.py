@@ -25,14 +25,6 @@ from bitwright.store.artifact import Artifact
 from bitwright.store.files import read_json, write_json
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.", show_default=False)]
-ToOption = Annotated[
-    str | None,
-    typer.Option(
-        "--to",
-        help=f"Also export into OUT/export/FORMAT: {', '.join(EXPORTERS)}; whole networks: onnx, onnx-nbits.",
-        show_default=False,
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,7 @@ def quantize(
     max_ram: options.MaxRamOption = None,
     threads: options.ThreadsOption = None,
     compute: options.ComputeOption = "auto",
-    to: ToOption = None,
+    to: options.ToOption = None,
     allow_pickle: options.PickleOption = False,
     target: options.TargetOption = None,
     keep: options.KeepOption = None,
@@ -85,7 +77,7 @@ def quantize(
     given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
     job = options.prepare(given, needs_rows=True)
     if to is not None:
-        check_form(to, job.plan)
+        check_form(to, job.plan, job.source)
     err.print(f"predicted: {size(job.cost.peak_ram_bytes)} of memory, about {duration(job.cost.seconds)}")
     finished = run_job(job, output)
     note_run(finished)

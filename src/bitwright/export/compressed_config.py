@@ -7,8 +7,10 @@ against the model's names, software with classes of its own against the checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 from torch import nn
 
@@ -18,16 +20,30 @@ from bitwright.store.source import Source
 VERSION = "0.20.0"  # of compressed-tensors: the layout written here is the one that this version writes
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A module of the checkpoint that holds quantized numbers.
+
+    `model`: its name in the model; None for an expert, which the model holds in one tensor with others.
+    """
+
+    module: str
+    model: str | None
+    scheme: Scheme
+
+
 def linears(layout: Source) -> frozenset[str]:
     """Names of all Linear modules of the model."""
     return frozenset(name for name, module in layout.skeleton().named_modules() if isinstance(module, nn.Linear))
 
 
-def quantization_config(layout: Source, schemes: Mapping[str, Scheme]) -> dict[str, Any]:
-    """The entry for a model in which `schemes` gives for each quantized module how it is stored."""
-    distinct = sorted(set(schemes.values()), key=repr)
-    members = {scheme: [name for name in schemes if schemes[name] == scheme] for scheme in distinct}
+def quantization_config(layout: Source, stored: Sequence[Stored]) -> dict[str, Any]:
+    """The entry for a model of which these modules are quantized."""
+    distinct = sorted({one.scheme for one in stored}, key=repr)
+    members = {scheme: [one for one in stored if one.scheme == scheme] for scheme in distinct}
     formats = {scheme.format for scheme in distinct}
+    left = _matrices(layout) - {one.model for one in stored}
     return {
         "quant_method": "compressed-tensors",
         "version": VERSION,
@@ -35,14 +51,20 @@ def quantization_config(layout: Source, schemes: Mapping[str, Scheme]) -> dict[s
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
-        "ignore": _both_names(layout, sorted(linears(layout) - schemes.keys())),
+        "ignore": list(dict.fromkeys(name for model in sorted(left) for name in _both_names(layout, model))),
         "config_groups": {
-            f"group_{number}": _group(
-                scheme, ["Linear"] if len(distinct) == 1 else _both_names(layout, members[scheme])
-            )
+            f"group_{number}": _group(scheme, ["Linear"] if len(distinct) == 1 else _targets(members[scheme]))
             for number, scheme in enumerate(distinct)
         },
     }
+
+
+def _matrices(layout: Source) -> set[str]:
+    """Modules that some software takes for Linear: those that are, and others with a matrix for a weight (routers)."""
+    skeleton = layout.skeleton()
+    embeddings = {name for name, module in skeleton.named_modules() if isinstance(module, nn.Embedding)}
+    matrices = {name for name, tensor in skeleton.named_parameters(remove_duplicate=False) if tensor.dim() == 2}
+    return {name.removesuffix(".weight") for name in matrices if name.endswith(".weight")} - embeddings
 
 
 def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
@@ -55,17 +77,19 @@ def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
     }
 
 
-def _both_names(layout: Source, modules: Iterable[str]) -> list[str]:
-    """Each module by its name in the model and, if it is another one, by its name in the checkpoint."""
+def _targets(members: Sequence[Stored]) -> list[str]:
+    """How a group names its modules; experts by a pattern, because readers that stack them look for one."""
     found: dict[str, None] = {}
-    for module in modules:
-        names = (module, *_stored_names(layout, f"{module}.weight"))
-        found |= dict.fromkeys(names)
+    for one in members:
+        pattern = "re:" + re.sub(r"\d+", r"\\d+", re.escape(one.module)) + "$"
+        found |= dict.fromkeys([pattern] if one.model is None else [one.model, one.module])
     return list(found)
 
 
-def _stored_names(layout: Source, parameter: str) -> list[str]:
+def _both_names(layout: Source, module: str) -> list[str]:
+    """A module by its name in the model and, if it is another one, by its name in the checkpoint."""
+    parameter = f"{module}.weight"
     if parameter in layout.tied():  # the head of a tied model is no tensor of the checkpoint
-        return []
+        return [module]
     stored = layout.renamed(parameter) if parameter in layout.parameters() else None
-    return [stored.removesuffix(".weight")] if stored else []
+    return list(dict.fromkeys([module, *([stored.removesuffix(".weight")] if stored else [])]))

@@ -11,7 +11,7 @@ Differs: scales may be negative (a symmetric signed full range); readers multipl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -20,14 +20,17 @@ import torch
 from torch import Tensor
 
 from bitwright.export.checkpoint import SHARD_BYTES, copy_side_files, write_config, write_weights
-from bitwright.export.compressed_config import linears, quantization_config
+from bitwright.export.compressed_config import Stored, linears, quantization_config
 from bitwright.export.exporter import Exporter, ExportError
+from bitwright.export.homes import WEIGHT, Homes, check_experts
 from bitwright.export.packing import pack_columns, pack_rows
 from bitwright.export.schemes import find_scheme
 from bitwright.numerics import Float, Int, QTensor, Spec
 from bitwright.store.artifact import Artifact, Entry
 from bitwright.store.layout import open_layout
 from bitwright.store.source import Source
+
+_REMEDY = "Export with `--to dense`, which holds everything"
 
 
 @final
@@ -37,51 +40,36 @@ class CompressedTensors(Exporter):
 
     shard_bytes: int = SHARD_BYTES
 
-    def check(self, artifact: Artifact) -> None:
-        """Raises ExportError for a weight that the layout cannot hold, SourceError without a layout."""
-        layout = open_layout(artifact.path / "source")
-        modules = linears(layout)
-        for entry in artifact.entries:
-            reason = _misplaced(entry, layout, modules) or _unwritable(entry)
-            if reason:
-                raise ExportError(f"{entry.name}: {reason}. Export with `--to dense`, which holds everything")
-        _check_kept(artifact, layout)
+    def check(self, layout: Source, entries: Sequence[Entry]) -> None:
+        """Raises ExportError for a weight that the layout cannot hold."""
+        homes = Homes(layout, linears(layout))
+        for entry in entries:
+            try:
+                find_scheme(entry.spec)
+                homes.of(entry)
+            except ExportError as error:
+                raise ExportError(f"{entry.name}: {error}. {_REMEDY}") from error
+        check_experts(entries, {name: stored.shape[0] for name, stored in layout.parameters().items()})
+        _check_kept(layout, entries)
 
     def write(self, artifact: Artifact, out: Path) -> tuple[str, ...]:
         """Write the checkpoint."""
         layout = open_layout(artifact.path / "source")
-        write_weights(_groups(artifact, layout), out, self.shard_bytes)
+        homes = Homes(layout, linears(layout))
+        write_weights(_groups(artifact, layout, homes), out, self.shard_bytes)
         copy_side_files(layout, out)
-        schemes = {entry.parameter.removesuffix(".weight"): find_scheme(entry.spec) for entry in artifact.entries}
-        write_config(layout, out, {"quantization_config": quantization_config(layout, schemes)})
+        write_config(layout, out, {"quantization_config": quantization_config(layout, _stored(artifact, homes))})
         return _notes(artifact)
 
 
-def _misplaced(entry: Entry, layout: Source, modules: frozenset[str]) -> str | None:
-    """Why this weight's place in the model is none that the layout knows; None if it is."""
-    if entry.index is not None:
-        return f"it is one slice of the fused tensor {entry.parameter}; compressed-tensors stores whole Linear modules"
-    if entry.transposed:
-        return "it is stored transposed, [in, out]; compressed-tensors stores Linear modules, [out, in]"
-    if entry.parameter in layout.tied().values():
-        return "it is shared with another module (tied); compressed-tensors has no shared quantized weights"
-    if entry.parameter.removesuffix(".weight") not in modules:
-        return f"{entry.parameter} is not the weight of a Linear module; compressed-tensors stores only these"
-    stored = layout.renamed(entry.parameter)
-    if stored is None or not stored.endswith(".weight"):
-        names = ", ".join(layout.checkpoint_names(entry.parameter))
-        return f"the checkpoint keeps it in another form ({names}), which has no quantized counterpart"
-    return None
-
-
-def _check_kept(artifact: Artifact, layout: Source) -> None:
+def _check_kept(layout: Source, entries: Sequence[Entry]) -> None:
     """Refuses what transformers would open without an error and fill with random numbers.
 
     Beside packed integers it looks for packed experts only, so experts that were kept and that it merges are not found.
     """
-    quantized = {entry.parameter for entry in artifact.entries}
+    quantized = {entry.parameter for entry in entries}
     merged = [name for name in layout.parameters() if name not in quantized and layout.renamed(name) is None]
-    if merged and any(isinstance(entry.spec.format, Int) for entry in artifact.entries):
+    if merged and any(isinstance(entry.spec.format, Int) for entry in entries):
         parts = layout.checkpoint_names(merged[0])
         raise ExportError(
             f"{merged[0]}: it was kept, and the checkpoint has it as {parts[0]} ({len(parts)} tensors); beside packed "
@@ -90,24 +78,28 @@ def _check_kept(artifact: Artifact, layout: Source) -> None:
         )
 
 
-def _unwritable(entry: Entry) -> str | None:
-    try:
-        find_scheme(entry.spec)
-    except ExportError as error:
-        return str(error)
-    return None
+def _stored(artifact: Artifact, homes: Homes) -> list[Stored]:
+    """Every module that holds quantized numbers."""
+    return [
+        Stored(
+            home.module,
+            None if entry.index is not None else entry.parameter.removesuffix(WEIGHT),
+            find_scheme(entry.spec),
+        )
+        for entry in artifact.entries
+        for home in homes.of(entry)
+    ]
 
 
-def _groups(artifact: Artifact, layout: Source) -> Iterator[dict[str, Tensor]]:
+def _groups(artifact: Artifact, layout: Source, homes: Homes) -> Iterator[dict[str, Tensor]]:
     """The tensors of one file of the artifact after the other, under the checkpoint's names."""
-    parameters = {entry.name: entry.parameter for entry in artifact.entries}
+    entries = {entry.name: entry for entry in artifact.entries}
     for block, _ in artifact.parts():
         tensors = layout.to_checkpoint(artifact.kept(block))
         for name, qtensor in artifact.qtensors(block).items():
-            stored = layout.renamed(parameters[name])
-            assert stored is not None
-            stem = stored.removesuffix("weight")
-            tensors |= {stem + part: tensor for part, tensor in stored_parts(qtensor).items()}
+            for home in homes.of(entries[name]):
+                parts = stored_parts(qtensor.rows(home.start, home.stop))
+                tensors |= {f"{home.module}.{part}": tensor for part, tensor in parts.items()}
         yield tensors
 
 

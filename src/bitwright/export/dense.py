@@ -6,7 +6,7 @@ numbers tells the two apart. It is as large as the source; it holds any artifact
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bitwright.export.checkpoint import SHARD_BYTES, copy_side_files, write_config, write_weights
 from bitwright.export.exporter import Exporter, ExportError
-from bitwright.store.artifact import Artifact
+from bitwright.store.artifact import Artifact, Entry
 from bitwright.store.files import read_json
 from bitwright.store.layout import open_layout
 from bitwright.store.source import Source
@@ -33,11 +33,10 @@ class Dense(Exporter):
     dtype: torch.dtype | None = None
     shard_bytes: int = SHARD_BYTES
 
-    def check(self, artifact: Artifact) -> None:
-        """Any artifact can be written; ExportError if `dtype` is no float type, SourceError without a layout."""
+    def check(self, layout: Source, entries: Sequence[Entry]) -> None:
+        """Any weight can be written; ExportError if `dtype` is no float type."""
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise ExportError(f"dense weights are float32, float16 or bfloat16; found {self.dtype}")
-        open_layout(artifact.path / "source")
 
     def write(self, artifact: Artifact, out: Path) -> tuple[str, ...]:
         """Write the checkpoint."""

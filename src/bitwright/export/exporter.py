@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitwright.store.artifact import Artifact
+from bitwright.store.artifact import Artifact, Entry
 from bitwright.store.files import settle
+from bitwright.store.layout import open_layout
+from bitwright.store.source import Source
 
 DRAFT = ".bitwright-export"
 
@@ -37,8 +40,11 @@ class Exporter(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def check(self, artifact: Artifact) -> None:
-        """Raises ExportError, naming the weight and a remedy, if this layout cannot hold the artifact exactly."""
+    def check(self, layout: Source, entries: Sequence[Entry]) -> None:
+        """Raises ExportError, naming the weight and a remedy, if this layout cannot hold these weights exactly.
+
+        It needs no numbers, so a plan can ask it: `layout` may be the source itself.
+        """
 
     @abstractmethod
     def write(self, artifact: Artifact, out: Path) -> tuple[str, ...]:
@@ -46,9 +52,10 @@ class Exporter(ABC):
 
 
 def export(artifact: Artifact, to: Exporter, out: Path) -> ExportReport:
-    """Write the artifact to the folder `out`, which must be absent or empty. Raises ExportError."""
+    """Write the artifact to the folder `out`, which must be absent or empty. Raises ExportError; SourceError without a
+    layout."""
     _check_place(out)
-    to.check(artifact)
+    to.check(open_layout(artifact.path / "source"), artifact.entries)
     draft = out / DRAFT
     shutil.rmtree(draft, ignore_errors=True)
     try:

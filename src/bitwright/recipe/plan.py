@@ -93,13 +93,18 @@ class Plan:
         """What is tried and kept if better."""
         return self.recipe.search
 
-    def specs(self) -> Iterator[tuple[str, tuple[int, int], Spec]]:
-        """Name, shape and storage of every weight that will be quantized."""
+    def views(self) -> Iterator[tuple[WeightView, Spec]]:
+        """Every weight that will be quantized, and its storage."""
         for job in self.blocks:
             for step in job.steps:
-                yield step.name, step.linear.view.shape, step.spec
+                yield step.linear.view, step.spec
         for table in self.tables:
-            yield table.view.name, table.view.shape, table.spec
+            yield table.view, table.spec
+
+    def specs(self) -> Iterator[tuple[str, tuple[int, int], Spec]]:
+        """Name, shape and storage of every weight that will be quantized."""
+        for view, spec in self.views():
+            yield view.name, view.shape, spec
 
     @property
     def needs_data(self) -> bool:

@@ -51,6 +51,15 @@ class Conversion:
         return tuple(name for _, name in self.targets)
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which part of a tensor [matrices, out, in] a checkpoint tensor holds: rows of one of the matrices."""
+
+    index: int
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Renames:
     """All conversions of one checkpoint by model name, what they give, and the tensors that the model does not use."""
@@ -79,6 +88,33 @@ class Renames:
             if piece is None or _squeezed(piece.shape) != _squeezed(shape):  # the reverse drops axes of size 1
                 raise _irreversible(conversion, f"it gives no tensor of shape {shape} for {name}")
             found[name] = piece.reshape(shape).clone(memory_format=torch.contiguous_format)  # pieces share memory
+        return found
+
+    def rows(self, name: str) -> dict[str, Rows]:
+        """Where the rows of a tensor of stacked matrices lie: by checkpoint tensor, the rows that are all it holds.
+
+        Empty where the checkpoint keeps anything else: the stack in one piece, matrices transposed, other tensors too.
+        """
+        conversion = self.by_name[name]
+        shape = self.shapes[name].shape
+        if conversion.converter is None or conversion.model_names != (name,) or len(shape) != 3:
+            return {}
+        numbers = torch.arange(shape[0] * shape[1]).reshape(shape[0], shape[1], 1).expand(-1, -1, 2)  # of every row
+        try:
+            whole = dict(_split(self.model, conversion, {name: torch.empty(shape, device="meta")}))
+            pieces = dict(_split(self.model, conversion, {name: numbers}))
+        except (NotImplementedError, ValueError, RuntimeError, KeyError, IndexError, TypeError):
+            return {}
+        found: dict[str, Rows] = {}
+        for stored in conversion.checkpoint_names:
+            piece, full = pieces.get(stored), whole.get(stored)
+            size = self.stored[stored].shape
+            if piece is None or full is None or _squeezed(full.shape) != _squeezed(size) or size[1:] != shape[2:]:
+                return {}
+            rows = _rows(piece.reshape(-1, 2), shape[1])
+            if rows is None:
+                return {}
+            found[stored] = rows
         return found
 
 
@@ -192,6 +228,14 @@ def _run(model: PreTrainedModel, converter: WeightTransform, collected: Collecte
             missing_keys=None,
         )
     return {key: value[0] if isinstance(value, list) else value for key, value in outputs.items()}
+
+
+def _rows(numbers: Tensor, height: int) -> Rows | None:
+    """The rows of one matrix of this height that have these numbers, if they are in order; a number for each column."""
+    first, count = int(numbers[0, 0]), len(numbers)
+    index, start = divmod(first, height)
+    is_in_order = torch.equal(numbers, torch.arange(first, first + count)[:, None].expand(-1, 2))
+    return Rows(index, start, start + count) if is_in_order and start + count <= height else None
 
 
 def _irreversible(conversion: Conversion, reason: str) -> SourceError:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.store.hf_config import LIBRARY_ERRORS, check_not_custom, read_config, transformers_library
-from bitwright.store.renames import Conversion, Renames, plan_renames
+from bitwright.store.renames import Conversion, Renames, Rows, plan_renames
 from bitwright.store.safetensors_file import TensorShape
 from bitwright.store.skeleton import build_skeleton, tie
 from bitwright.store.source_checks import WEIGHT_DTYPES, check_complete, check_finite, check_shapes
@@ -112,6 +112,10 @@ class Source:
         copies = [alias for alias in self._ties if self._ties[alias] == stored and alias in self._renames.by_name]
         found = [self._conversion(stored), *(self._renames.by_name[alias] for alias in copies)]
         return tuple(name for conversion in found for name in conversion.checkpoint_names)
+
+    def rows(self, name: str) -> Mapping[str, Rows]:
+        """By checkpoint tensor, the rows of ``name`` [matrices, out, in] that are all it holds; see `Renames.rows`."""
+        return self._renames.rows(self._stored(name))
 
     def to_checkpoint(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``tensors`` under the checkpoint's names, merged ones split again; the inverse of ``read``.

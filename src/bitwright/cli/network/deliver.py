@@ -9,7 +9,10 @@ from typing import Any
 from bitwright import networks
 from bitwright.cli.answer import say
 from bitwright.export.delivered import delivered_digest
+from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
+from bitwright.recipe.forms import Activations
+from bitwright.recipe.network import NetworkRecipe
 from bitwright.store.artifact import ArtifactError
 from bitwright.store.files import read_json, write_json
 from bitwright.store.onnx_source import OnnxSource
@@ -23,6 +26,17 @@ def find_form(name: str) -> OnnxForm:
     if name not in names:
         raise ValueError(f"a whole network is exported to one of {', '.join(names)}; found --to {name}")
     return OnnxForm(name)
+
+
+def check_exports(recipe: NetworkRecipe, form: OnnxForm) -> None:
+    """ExportError where no engine runs what the recipe makes, or not so: before any work is done."""
+    if form is OnnxForm.NBITS and recipe.activations is not Activations.FLOAT:
+        raise ExportError(f"--to {form.value} is for recipes that quantize weights alone (w4a16, w8a16): use --to onnx")
+    if recipe.activation_bits != 8 and recipe.activations is Activations.STATIC:
+        raise ExportError(
+            f"--to onnx: activations of {recipe.activation_bits} bits are simulated, no engine runs them; leave --to "
+            "out (evaluate simulates the network), or take a recipe with 8-bit activations"
+        )
 
 
 def verify_file(

@@ -12,6 +12,7 @@ from typing import Any
 from bitwright.cli.answer import duration, say, say_json, size
 from bitwright.cli.folding import Line, folded, show_rows
 from bitwright.cli.job import measure_machine
+from bitwright.cli.network.deliver import check_exports, find_form
 from bitwright.cli.network.given import Asked, Given
 from bitwright.engine.prepare import without_trials
 from bitwright.execute.onnx_runner import OnnxRunner
@@ -38,8 +39,13 @@ class Planned:
     notes: tuple[str, ...]
 
 
-def plan_whole(given: Given, asked: Asked, json: bool) -> None:
-    """Plan and show it. Samples are not needed; with them sizes are measured on one instead of read off shapes."""
+def plan_whole(given: Given, asked: Asked, to: str | None, json: bool) -> None:
+    """Plan and show it. Samples are not needed; with them sizes are measured on one instead of read off shapes.
+
+    `to`: a form that what comes of it shall be exported to; ExportError where that cannot be.
+    """
+    if to is not None:
+        check_exports(asked.recipe(), find_form(to))
     with tempfile.TemporaryDirectory(prefix="bitwright-") as folder:
         planned = _planned(given, asked, Path(folder))
     if json:

@@ -12,14 +12,12 @@ from rich.table import Table
 from bitwright.cli.answer import duration, err, say, say_json, show, show_warning, size
 from bitwright.cli.job import use_threads
 from bitwright.cli.memory import PeakMemory, host
-from bitwright.cli.network.deliver import find_form, note_delivery, show_delivery, verify_file
+from bitwright.cli.network.deliver import check_exports, find_form, note_delivery, show_delivery, verify_file
 from bitwright.cli.network.given import Asked, Given
 from bitwright.engine.network import Step, quantize_network
 from bitwright.export.delivered import exported_inside, file_bytes, stored_bytes
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
-from bitwright.recipe.forms import Activations
-from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import check_keep
 from bitwright.store.files import read_json, write_json
 from bitwright.store.network_artifact import EXPORTED
@@ -98,17 +96,6 @@ def note_run(options: NetworkOptions, seconds: float, peak_bytes: int, notes: li
     model = Path(options.given.model).name
     times = {"seconds": seconds, "blocks": [], "peak_bytes": peak_bytes}
     write_json(file, {"model": model, **times, "host": host(), "notes": notes})
-
-
-def check_exports(recipe: NetworkRecipe, form: OnnxForm) -> None:
-    """ExportError where no engine runs what the recipe makes, or not so: before any work is done."""
-    if form is OnnxForm.NBITS and recipe.activations is not Activations.FLOAT:
-        raise ExportError(f"--to {form.value} is for recipes that quantize weights alone (w4a16, w8a16): use --to onnx")
-    if recipe.activation_bits != 8 and recipe.activations is Activations.STATIC:
-        raise ExportError(
-            f"--to onnx: activations of {recipe.activation_bits} bits are simulated, no engine runs them; leave --to "
-            "out (evaluate simulates the network), or take a recipe with 8-bit activations"
-        )
 
 
 class Progress:
