@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -72,10 +73,11 @@ def test_a_cast_weight_is_still_that_weight() -> None:
     assert found["a"].view.shape == (4, 4) and not found["a"].view.transposed
 
 
-def test_a_ranked_linear_selects_and_rows_taken_by_it_are_routed() -> None:
+@pytest.mark.parametrize("choose", [lambda s: s.topk(1).indices[:, 0], lambda s: s.max(1).indices])
+def test_a_ranked_linear_selects_and_rows_taken_by_it_are_routed(choose: Callable[[Tensor], Tensor]) -> None:
     def run(x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> None:
         flat = x.reshape(6, 4)
-        chosen = (flat @ a).topk(1).indices[:, 0]
+        chosen = choose(flat @ a)
         rows = flat.index_select(0, chosen) @ b
         torch.zeros_like(flat).index_add(0, chosen, rows) @ c
 

@@ -30,7 +30,7 @@ SAME_VALUES = frozenset(
     }
 )
 ADDS = frozenset({aten.add.Tensor, aten.add_.Tensor})
-RANKS = frozenset({aten.topk.default, aten.sort.default, aten.argmax.default, aten.sort.stable})
+RANKS = frozenset({aten.topk.default, aten.sort.default, aten.argmax.default, aten.sort.stable, aten.max.dim})
 
 
 @dataclass(frozen=True, slots=True)
