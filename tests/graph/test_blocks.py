@@ -37,6 +37,15 @@ def test_lists_of_unlike_modules_and_of_bare_linears_do_not_count() -> None:
     assert [name for name, _ in find_blocks(model)] == ["layers.0", "layers.1"]
 
 
+def test_blocks_of_two_kinds_may_take_turns() -> None:
+    """As in hybrids of attention and state spaces; but a list in which nothing comes again is no list of blocks."""
+    model = nn.Module()
+    model.turns = nn.ModuleList([*stack(1), nn.GRU(8, 8), *stack(1), nn.GRU(8, 8)])
+    model.pair = nn.ModuleList([*stack(1, 64), nn.GRU(64, 64)])
+    model.chain = nn.Sequential(nn.GRU(64, 64), nn.LayerNorm(64), nn.GRU(64, 64))
+    assert [name for name, _ in find_blocks(model)] == [f"turns.{i}" for i in range(4)]
+
+
 def test_a_model_without_a_list_has_no_blocks() -> None:
     with pytest.raises(TraceError, match=r"no repeated blocks were found.*nn\.ModuleList"):
         find_blocks(nn.Linear(4, 4))

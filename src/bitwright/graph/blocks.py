@@ -28,7 +28,7 @@ def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
             continue
         children = [(f"{path}.{name}", child) for name, child in module.named_children()]
         size = sum(p.numel() for p in module.parameters())
-        if size > most and _alike(children):
+        if size > most and _repeats(children, isinstance(module, nn.ModuleList)):
             best, most = children, size
     if not best:
         raise TraceError(
@@ -38,9 +38,14 @@ def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return best
 
 
-def _alike(children: list[tuple[str, nn.Module]]) -> bool:
-    """Whether all elements of the list are of one class (their shapes may differ, as in models with a dense start)."""
-    return len({type(child) for _, child in children}) == 1 and not isinstance(children[0][1], nn.Linear)
+def _repeats(children: list[tuple[str, nn.Module]], may_differ: bool) -> bool:
+    """Whether the elements are of one class, or (`may_differ`) of a few that come again: attention and state spaces.
+
+    Their shapes may differ in any case, as in models with a dense start.
+    """
+    kinds = {type(child) for _, child in children}
+    repeats = len(kinds) == 1 or (may_differ and len(kinds) < len(children))
+    return repeats and not any(issubclass(kind, nn.Linear) for kind in kinds)
 
 
 @dataclass(frozen=True, slots=True)
