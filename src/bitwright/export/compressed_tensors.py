@@ -49,7 +49,7 @@ class CompressedTensors(Exporter):
                 homes.of(entry)
             except ExportError as error:
                 raise ExportError(f"{entry.name}: {error}. {_REMEDY}") from error
-        check_experts(entries, {name: stored.shape[0] for name, stored in layout.parameters().items()})
+        check_experts(layout, entries)
         _check_kept(layout, entries)
 
     def write(self, artifact: Artifact, out: Path) -> tuple[str, ...]:

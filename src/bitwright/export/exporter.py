@@ -52,8 +52,10 @@ class Exporter(ABC):
 
 
 def export(artifact: Artifact, to: Exporter, out: Path) -> ExportReport:
-    """Write the artifact to the folder `out`, which must be absent or empty. Raises ExportError; SourceError without a
-    layout."""
+    """Write the artifact to the folder `out`, which must be absent or empty.
+
+    Raises ExportError; SourceError for an artifact without a layout.
+    """
     _check_place(out)
     to.check(open_layout(artifact.path / "source"), artifact.entries)
     draft = out / DRAFT

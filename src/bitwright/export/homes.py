@@ -7,7 +7,8 @@ stacks them says so (`Renames.rows`); there is no table of architectures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -86,17 +87,16 @@ class Homes:
         return self._stacked[parameter]
 
 
-def check_experts(entries: Sequence[Entry], parameters: Mapping[str, int]) -> None:
-    """Refuses experts that a reader would take for others: all of a stack, and all stacks, must be stored alike.
-
-    `parameters`: how many matrices each stacked parameter has.
-    """
+def check_experts(layout: Source, entries: Sequence[Entry]) -> None:
+    """Refuses experts that a reader would take for others: all of a stack, and all stacks, must be stored alike."""
     experts = [entry for entry in entries if entry.index is not None]
-    for parameter, some in _by_parameter(experts):
-        if len(some) < parameters[parameter]:
+    parameters = layout.parameters()
+    for parameter, count in Counter(entry.parameter for entry in experts).items():
+        wanted = parameters[parameter].shape[0]
+        if count < wanted:
             raise ExportError(
-                f"{parameter}: {len(some)} of its {parameters[parameter]} experts are quantized; readers take all or "
-                f"none. Give all the same rule, or export with `--to dense`, which holds everything"
+                f"{parameter}: {count} of its {wanted} experts are quantized; readers take all or none. Give all the "
+                f"same rule, or export with `--to dense`, which holds everything"
             )
     schemes = {find_scheme(entry.spec): entry for entry in experts}
     if len(schemes) > 1:
@@ -105,8 +105,3 @@ def check_experts(entries: Sequence[Entry], parameters: Mapping[str, int]) -> No
             f"{first.name} is stored as {first.spec}, {other.name} as {other.spec}; readers decode all experts in one "
             f"way. Give all the same rule, or export with `--to dense`, which holds everything"
         )
-
-
-def _by_parameter(experts: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    for parameter in dict.fromkeys(entry.parameter for entry in experts):
-        yield parameter, [entry for entry in experts if entry.parameter == parameter]
