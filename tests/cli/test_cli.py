@@ -11,6 +11,7 @@ import pytest
 from bitwright import Int, Recipe, Rule, Spec, per_group
 from bitwright.recipe.presets import OWN, nearest, w4a16
 from bitwright.recipe.text import write_recipe
+from bitwright.store.artifact import open_artifact
 from cli.conftest import call, refused, save_llama
 
 SHORT = ("--samples", 8, "--length", 32)
@@ -33,6 +34,18 @@ def test_plan_json_has_every_weight_and_the_cost(model: Path) -> None:
     data = json.loads(call("plan", model, "--recipe", "w4a16", "--json").stdout)
     assert len(data["weights"]) == 14 and data["cost"]["bits_per_weight"] == pytest.approx(4.15625)
     assert {one["kind"] for one in data["kept"]} == {"embedding", "head", "norm"}
+
+
+def test_weights_may_be_kept_by_name(model: Path, text: Path, tmp_path: Path) -> None:
+    keep = ("--keep", "*.down_proj", "--keep", "model.layers.0.self_attn.q_proj")
+    data = json.loads(call("plan", model, "-r", "w4a16", *keep, "--json").stdout)
+    assert len(data["weights"]) == 11
+    kept = {one["name"]: one["reason"] for one in data["kept"] if one["kind"] == "linear"}
+    assert len(kept) == 3 and "the recipe keeps it" in kept["model.layers.1.mlp.down_proj.weight"]
+    run = ("quantize", model, "-r", "w4a16", "-c", text, *SHORT, *keep, "-o", tmp_path / "out")
+    assert call(*run).exit_code == 0
+    assert len(open_artifact(tmp_path / "out").entries) == 11
+    assert "--keep *.dwon_proj: no weight" in refused("plan", model, "-r", "w4a16", "--keep", "*.dwon_proj")
 
 
 def test_quantize_says_what_came_out_as_json(model: Path, text: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from bitwright.numerics.short import has_short_units
 from bitwright.quantize import compute_type, plan_source
 from bitwright.recipe.cost import Cost, Machine, Types, predict
 from bitwright.recipe.plan import Plan, PlanError
+from bitwright.recipe.presets import keeping
+from bitwright.recipe.recipe import Rule
 from bitwright.recipe.text import find_recipe
 from bitwright.store.batches import Batches, TextError, read_batches
 from bitwright.store.source import Source, open_source
@@ -65,7 +67,11 @@ TargetOption = Annotated[
 ]
 KeepOption = Annotated[
     list[str] | None,
-    typer.Option("--keep", help="Whole networks: a node that stays float; may be repeated.", show_default=False),
+    typer.Option(
+        "--keep",
+        help="A weight that stays as it is (a name, or a pattern with *); whole networks: a node. May be repeated.",
+        show_default=False,
+    ),
 ]
 NoVerifyOption = Annotated[bool, typer.Option("--no-verify", help="Whole networks: do not run the delivered file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
@@ -87,6 +93,7 @@ class Options:
     threads: int | None
     compute: str
     allow_pickle: bool
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +116,10 @@ def prepare(options: Options, needs_rows: bool) -> Job:
     if options.compute not in _COMPUTE:
         raise ValueError(f"--compute is one of {', '.join(_COMPUTE)}; found {options.compute!r}")
     use_threads(options.threads)
-    recipe = find_recipe(options.recipe)
+    recipe = keeping(find_recipe(options.recipe), options.keep)
     source = open_source(options.model, options.allow_pickle)
     plan = plan_source(source, recipe)
+    _check_keep(plan, options.keep)
     limit_tokens = positions(source.skeleton())
     batches = None
     if options.calibration is not None:  # without need, too: rounding to nearest is then measured on it
@@ -126,6 +134,16 @@ def prepare(options: Options, needs_rows: bool) -> Job:
             "predicted to need; raise it, or use a machine with more memory (the limit never changes results)"
         )
     return Job(source, plan, batches, compute, cost)
+
+
+def _check_keep(plan: Plan, patterns: tuple[str, ...]) -> None:
+    """PlanError for what is to be kept and names no weight: it is probably misspelt."""
+    linears = [linear for block in plan.graph.blocks for linear in block.linears]
+    for pattern in patterns:
+        if not any(Rule(pattern).matches(one.view.name, "router" if one.selects else "linear") for one in linears):
+            raise PlanError(
+                f"--keep {pattern}: no weight of the blocks is called so; `bitwright plan` lists their names"
+            )
 
 
 def _rows(plan: Plan, batches: Batches | None, options: Options, limit: int | None) -> tuple[int, int]:

@@ -43,8 +43,10 @@ def plan(
         asked = Asked(recipe, target, tuple(keep or ()))
         plan_whole(Given(str(model), calibration, loader, samples, length), asked, to, json)
         return
-    refuse("whole networks", target=target, keep=keep, loader=loader)
-    given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
+    refuse("whole networks", target=target, loader=loader)
+    given = options.Options(
+        model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle, tuple(keep or ())
+    )
     job = options.prepare(given, needs_rows=False)
     if to is not None:
         check_form(to, job.plan, job.source)

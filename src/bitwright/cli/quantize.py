@@ -71,10 +71,12 @@ def quantize(
         asked = Asked(recipe, target, tuple(keep or ()))
         quantize_whole(NetworkOptions(network, asked, output, threads, to, not no_verify, json))
         return
-    refuse("whole networks", loader=loader, target=target, keep=keep, no_verify=no_verify)
+    refuse("whole networks", loader=loader, target=target, no_verify=no_verify)
     if to is not None:
         check_form(to)
-    given = options.Options(model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle)
+    given = options.Options(
+        model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle, tuple(keep or ())
+    )
     job = options.prepare(given, needs_rows=True)
     if to is not None:
         check_form(to, job.plan, job.source)

@@ -37,7 +37,7 @@ class Tile:
                 fits = ", ".join(str(n) for n in (256, 128, 64, 32, 16, 8) if axis % n == 0 and n <= axis)
                 raise ValueError(
                     f"a tile of {tile} {name} does not divide {axis}; choose a divisor ({fits or 1}), "
-                    "one scale per row, or keep this weight (weights = None in a rule)"
+                    "one scale per row, or keep this weight (--keep NAME, or a rule without weights)"
                 )
         return shape[0] // rows, shape[1] // cols
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from bitwright.numerics import NF4, PER_ROW, Float, Float8, FloatKind, Int, Spec, per_group
@@ -55,6 +55,11 @@ def nf4() -> Recipe:
 def nearest(recipe: Recipe) -> Recipe:
     """The same storage by rounding to nearest: the baseline, and what needs no calibration data."""
     return Recipe(recipe.rules, solver=Nearest(), search=recipe.search)
+
+
+def keeping(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
+    """The recipe, but weights that any of these names or patterns matches stay as they are."""
+    return replace(recipe, rules=(*(Rule(pattern) for pattern in patterns), *recipe.rules))
 
 
 def regrouped(recipe: Recipe, columns: int) -> Recipe:
