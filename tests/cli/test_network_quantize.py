@@ -173,8 +173,8 @@ def test_an_unknown_node_to_keep_is_refused_before_anything_is_written(
 
 
 def test_options_of_networks_are_refused_for_language_models(model: Path, text: Path, tmp_path: Path) -> None:
-    words = refused("quantize", model, "-r", "w4a16", "-c", text, "-o", tmp_path / "out", "--keep", "a")
-    assert "--keep: for whole networks" in words
+    words = refused("quantize", model, "-r", "w4a16", "-c", text, "-o", tmp_path / "out", "--no-verify")
+    assert "--no-verify: for whole networks" in words
 
 
 def test_a_stopped_run_says_how_to_go_on_and_then_does(
