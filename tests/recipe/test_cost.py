@@ -133,9 +133,9 @@ def measured(model: Path, out: Path, *options: str) -> dict[str, Any]:
 
 
 def check_peak(found: dict[str, Any]) -> None:
-    """Not below the real peak, nor over 30 % above it; what the allocator holds differs by 100 MiB between runs."""
+    """Not below the real peak, nor over 30 % above it; what the allocator holds differs by 128 MiB between runs."""
     real, predicted = found["peak_ram_bytes"], found["peak_ram_bytes_predicted"]
-    assert real <= predicted <= 1.3 * real + (100 << 20)
+    assert real <= predicted <= 1.3 * real + (128 << 20)
 
 
 @pytest.mark.slow

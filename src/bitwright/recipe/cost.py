@@ -22,7 +22,7 @@ TAPE_BYTES = 8 << 30  # as engine.tape
 DECIDING_TOKENS = 2048  # as engine.choose
 
 _BASE = 310 << 20  # Python with torch and transformers, an open model and its tokenizer
-_LOOSE = 192 << 20  # not given back: what the allocator and matrix libraries hold between tensors of changing size,
+_LOOSE = 232 << 20  # not given back: what the allocator and matrix libraries hold between tensors of changing size,
 _LOOSE_SHARE = 0.2  # which grows with what a block needs
 _CHUNK = 24 << 20  # the chunk in which ranges are searched, with its errors
 _PORTION = 24 << 20  # float32 bytes of the rows that are solved at a time
