@@ -108,6 +108,8 @@ def test_means_that_pad_nothing_count_no_padding(pads: list[int], changed: bool)
     sketch = Sketch()
     x = sketch.input(2, 3, 6, 7)
     made = sketch.add("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], pads=pads, count_include_pad=1)
-    network, _ = sketch.done(made)
+    network, constants = sketch.done(made)
     after = means_without_padding(network).network(network)
+    feeds = {"q": torch.randn(2, 3, 6, 7, dtype=torch.float64)}
+    torch.testing.assert_close(run(after, constants, feeds), run(network, constants, feeds))
     assert (after.nodes[0].attributes["count_include_pad"] == 0) is changed

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter, WeightTransform
 
 Collected = dict[str, list[Tensor]]
+# what the loader's operations raise where they have no reverse, or none for these shapes
+_IRREVERSIBLE = (NotImplementedError, ValueError, RuntimeError, KeyError, IndexError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Renames:
             return {conversion.sources[0][1]: tensors[conversion.targets[0][1]]}
         try:
             pieces = dict(_split(self.model, conversion, tensors))
-        except (NotImplementedError, ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
+        except _IRREVERSIBLE as error:
             raise _irreversible(conversion, str(error)) from error
         found: dict[str, Tensor] = {}
         for name in conversion.checkpoint_names:
@@ -103,7 +105,7 @@ class Renames:
         try:
             whole = dict(_split(self.model, conversion, {name: torch.empty(shape, device="meta")}))
             pieces = dict(_split(self.model, conversion, {name: numbers}))
-        except (NotImplementedError, ValueError, RuntimeError, KeyError, IndexError, TypeError):
+        except _IRREVERSIBLE:
             return {}
         found: dict[str, Rows] = {}
         for stored in conversion.checkpoint_names:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bitwright.graph.network import Network, Node
 from bitwright.transforms.transform import Edit, Rewrite
 
-UNPADDED = ("NOTSET", "VALID")
+AS_TOLD = ("NOTSET", "VALID")
 
 
 def pads_into_windows(network: Network, constants: Mapping[str, Tensor]) -> Edit:
@@ -43,7 +43,7 @@ def means_without_padding(network: Network) -> Edit:
     steps = []
     for node in network.nodes:
         counts = node.op == "AveragePool" and not node.domain and node.attributes.get("count_include_pad", 0)
-        if counts and _is_unpadded(node) and not any(node.attributes.get("pads", ())):
+        if counts and _pads_as_told(node) and not any(node.attributes.get("pads", ())):
             steps.append(Rewrite((node,), (replace(node, attributes={**node.attributes, "count_include_pad": 0}),)))
     return Edit(tuple(steps))
 
@@ -72,7 +72,7 @@ def _zeros_around(network: Network, pad: Node, constants: Mapping[str, Tensor]) 
 
 def _takes(node: Node, value: str) -> bool:
     """Whether a node can pad what it reads with zeros itself."""
-    if node.domain or not node.inputs or node.inputs[0] != value or not _is_unpadded(node):
+    if node.domain or not node.inputs or node.inputs[0] != value or not _pads_as_told(node):
         return False
     if node.op == "AveragePool":
         counts = bool(node.attributes.get("count_include_pad", 0)) or not any(node.attributes.get("pads", ()))
@@ -80,9 +80,9 @@ def _takes(node: Node, value: str) -> bool:
     return node.op == "Conv"
 
 
-def _is_unpadded(node: Node) -> bool:
+def _pads_as_told(node: Node) -> bool:
     """Whether its padding is what `pads` says."""
-    return node.attributes.get("auto_pad", "NOTSET") in UNPADDED
+    return node.attributes.get("auto_pad", "NOTSET") in AS_TOLD
 
 
 def _padded(node: Node, pad: Node, around: tuple[int, ...]) -> Node:
