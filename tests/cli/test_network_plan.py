@@ -70,6 +70,18 @@ def test_targets_and_simulated_activations_are_warned_about(residual: tuple[Path
     assert any("simulated only" in text for text in planned(residual[0], "-r", "w4a4")["warnings"])
 
 
+def test_dynamic_activations_are_warned_about_where_the_engine_multiplies_them_in_float(
+    residual: tuple[Path, Path],
+) -> None:
+    def is_warned(recipe: str, target: str) -> bool:
+        found = planned(residual[0], "-r", recipe, "--target", target)["warnings"]
+        return any("slower than fp32" in text for text in found)
+
+    assert is_warned("int8_dynamic", "openvino")
+    assert not is_warned("int8", "openvino")
+    assert not is_warned("int8_dynamic", "x86-vnni")
+
+
 def test_a_module_needs_an_example_and_options_of_the_other_half_are_refused(
     residual: tuple[Path, Path], model: Path
 ) -> None:

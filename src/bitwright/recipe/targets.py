@@ -62,9 +62,10 @@ class Target:
 
     `arithmetic`: how it computes with codes. `weight_bits`: what the integer units take without overflow.
     `joins_share`: parts of a Concat must have one scale. `has_dynamic`: whether activations can be quantized by ranges
-    that are found as the network runs. `fuses_sums`: a convolution's output is added to another value before it is
-    rounded, so that it is no value in codes. `pads_with_zero`: means that count their padding pad with the code of 0.0.
-    `without_vnni`: the target in its place for x86 processors without VNNI, where its sums of products may overflow.
+    that are found as the network runs, `runs_dynamic` whether it then multiplies integers. `fuses_sums`: a
+    convolution's output is added to another value before it is rounded, so that it is no value in codes.
+    `pads_with_zero`: means that count their padding pad with the code of 0.0. `without_vnni`: the target in its place
+    for x86 processors without VNNI, where its sums of products may overflow.
     `signs_factors`: activations are multiplied with each other only if neither has a zero and the second is signed.
     """
 
@@ -79,6 +80,7 @@ class Target:
     pads_with_zero: bool = True
     signs_factors: bool = False
     has_dynamic: bool = True
+    runs_dynamic: bool = True
     without_vnni: str | None = None
     linear: frozenset[str] = LINEAR
     curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
@@ -105,6 +107,7 @@ _OPENVINO = Target(
     pads_with_zero=False,
     fuses_sums=True,
     signs_factors=True,
+    runs_dynamic=False,
     without_vnni="openvino-avx2",
     linear=LINEAR | {"ConvTranspose"},
     curves=frozenset(),

@@ -180,6 +180,11 @@ def warnings(planned: Planned, machine: Machine) -> Iterator[str]:
     other = suited(plan.target.name, machine)
     if other != plan.target.name:
         yield f"this machine has no VNNI: its sums of products may overflow; --target {other} is for machines like it"
+    if recipe.activations is Activations.DYNAMIC and not plan.target.runs_dynamic:
+        yield (
+            f"{plan.target.engine} multiplies dynamically quantized activations in float, slower than fp32: "
+            "int8 is fast there, and w8a16 is as small as this"
+        )
     inner = [node.name for node in network.nodes if _has_subgraph(node)]
     if inner:
         yield f"what is inside {', '.join(inner[:3])} stays float ({len(inner)} operators with subgraphs)"
