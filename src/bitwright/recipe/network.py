@@ -33,7 +33,8 @@ class Number(Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class NetworkRecipe:
-    """What the user asks for. `edge_bits`: weights and activations of the first and the last linear operator.
+    """What the user asks for. `edge_bits`: weights and activations of the first and the last linear operator, what the
+    first makes among them.
 
     `activations`: how they are quantized; `activation_bits` and `edge_bits` are for static ones that are multiplied,
     and what is only added, averaged or joined has the wider of the two. `number` FLOAT8: weights and activations are
@@ -205,16 +206,30 @@ def _spec(recipe: NetworkRecipe, bits: int, columns: int) -> Spec:
 
 
 def _narrowed(network: Network, placement: Placement, edges: set[str], recipe: NetworkRecipe) -> Placement:
-    """What is multiplied gets the bits of activations, or of the edges; all else the wider of the two."""
+    """What is multiplied gets the bits of activations, or of the edges; all else the wider of the two.
+
+    What the first operator makes counts as its own, too, as in BRECQ's experiments: few channels that all else is made
+    of.
+    """
     groups = {point.value: point.group for point in placement.points}
-    bits: dict[str, int] = {}
+    first = next(node for node in network.nodes if node.name in edges)
+    widest = max(recipe.activation_bits, recipe.edge_bits)
+    bits = {groups[name]: widest for name in _made_by(first, network, placement) if name in groups}
     for node in network.nodes:
         own = recipe.edge_bits if node.name in edges else recipe.activation_bits
         for group in {groups[name] for name in _factors(node, placement) if name in groups}:
             bits[group] = max(own, bits.get(group, 0))
-    widest = max(recipe.activation_bits, recipe.edge_bits)
     points = [replace(one, spec=_resized(one.spec, bits.get(one.group, widest))) for one in placement.points]
     return replace(placement, points=tuple(points))
+
+
+def _made_by(node: Node, network: Network, placement: Placement) -> set[str]:
+    """Its outputs, and what clamps and moves make of them."""
+    made = set(node.outputs)
+    for other in network.nodes:
+        if placement.integer.get(other.name) in (Role.CLAMP, Role.MOVE) and other.inputs[0] in made:
+            made.update(other.outputs)
+    return made
 
 
 def _factors(node: Node, placement: Placement) -> tuple[str, ...]:
