@@ -18,7 +18,7 @@ from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Float8, Int,
 from bitwright.recipe.forms import GROUPS, Activations, columns_of, group_for, place_products, ragged_rows
 from bitwright.recipe.points import Placement, place
 from bitwright.recipe.targets import Role, Target, find_target
-from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Schedule, Solver
+from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Solver
 
 RANGES = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), MinMaxRange(), Percentile(99.999), LeastEffect())
 
@@ -294,8 +294,7 @@ def w4a8(target: str = "x86-vnni") -> NetworkRecipe:
 
 def w4a4(target: str = "x86-vnni") -> NetworkRecipe:
     """4-bit weights and activations, both learned; the first and last linear operator in 8 bits."""
-    learn = QDrop(Schedule(steps=1500))
-    return replace(w4a8(target), activation_bits=4, relief=False, learn=learn)
+    return replace(w4a8(target), activation_bits=4, relief=False, learn=QDrop())
 
 
 def int8_dynamic(target: str = "x86-vnni") -> NetworkRecipe:
