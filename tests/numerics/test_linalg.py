@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from bitwright.numerics.linalg import (
-    cholesky_in_place,
     dead_columns,
     inverse_factor,
-    invert_in_place,
     is_finite,
     revived_diagonal,
 )
@@ -23,27 +21,17 @@ def test_the_factor_squared_is_the_damped_inverse(damp: float) -> None:
     assert found is not None and found.notes == ()
     assert found.damping == pytest.approx(damp * float(gram.diagonal().mean()), rel=1e-12)
     expected = torch.linalg.inv(gram + found.damping * torch.eye(24, dtype=torch.float64))
-    squared = found.upper.double().mT @ found.upper.double()
+    upper = found.upper.part(slice(0, 24), slice(0, 24)).double()
+    squared = upper.mT @ upper
     assert torch.allclose(squared, expected, rtol=1e-5, atol=1e-6 * float(expected.max()))
-    assert torch.equal(found.upper, found.upper.triu()) and bool((found.upper.diagonal() > 0).all())
+    assert torch.equal(upper, upper.triu()) and bool((found.upper.diagonal() > 0).all())
 
 
 def test_an_order_rearranges_rows_and_columns_first() -> None:
     gram, order = random_gram(24), torch.randperm(24, generator=torch.Generator().manual_seed(0))
     found, expected = inverse_factor(gram, 0.01, order), inverse_factor(gram[order][:, order].contiguous(), 0.01)
     assert found is not None and expected is not None
-    assert torch.allclose(found.upper, expected.upper, rtol=1e-6)
-
-
-@pytest.mark.parametrize("size", [1, 255, 256, 257, 700, pytest.param(2500, marks=pytest.mark.slow)])
-def test_in_place_factor_and_inverse_are_those_of_torch(size: int) -> None:
-    gram = random_gram(size).double() + 0.01 * torch.eye(size)
-    work = gram.clone()
-    assert cholesky_in_place(work)
-    assert torch.allclose(work.tril(), torch.linalg.cholesky(gram), rtol=1e-9, atol=1e-12)
-    assert torch.equal(work, work.tril())
-    invert_in_place(work)
-    assert torch.allclose(work @ torch.linalg.cholesky(gram), torch.eye(size, dtype=torch.float64), atol=1e-8)
+    assert torch.allclose(found.upper.strips[0], expected.upper.strips[0], rtol=1e-6)
 
 
 def test_the_gram_matrix_is_left_alone() -> None:

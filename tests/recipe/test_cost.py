@@ -17,7 +17,7 @@ import transformers
 
 from bitwright.engine import choose, collect, passage, tape
 from bitwright.execute import batches
-from bitwright.numerics import Int, Spec, per_group
+from bitwright.numerics import Int, Spec, per_group, triangle
 from bitwright.quantize import plan_source, quantize
 from bitwright.recipe import cost
 from bitwright.recipe.cost import Cost, Machine, Types, predict, stream_width
@@ -48,6 +48,7 @@ def cost_of(plan: Plan, rows: int = 32, length: int = 64, types: Types = BOTH) -
 
 def test_limits_are_those_of_the_engine() -> None:
     assert collect._GRAM_BYTES == cost.SUMS_BYTES
+    assert triangle.ROWS == cost.FACTOR_ROWS
     assert tape._LIMIT == passage._LIMIT == cost.TAPE_BYTES
     assert choose._DECIDING_TOKENS == cost.DECIDING_TOKENS
     assert inspect.signature(batches).parameters["tokens"].default == cost.BATCH_TOKENS

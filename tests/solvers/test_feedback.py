@@ -86,15 +86,14 @@ VARIANTS = {
 def test_it_equals_the_unblocked_textbook(solver: Feedback, name: str) -> None:
     problem = Problem(random_weight(ROWS, COLS), SPECS[name], random_gram(COLS))
     assert problem.gram is not None
-    found, expected = solver.solve(problem), textbook(solver, problem)
-    value = found.qtensor.dequantize().double()
+    expected = textbook(solver, problem)
+    value = solver.solve(problem).qtensor.dequantize().double()
     agree = (value - expected).abs() <= 1e-5 * expected.abs().clamp(min=1e-6)
-    assert float(agree.double().mean()) >= 0.999
     rows = agree.all(1)
-    assert bool(rows.any())
-    mine = exact_loss((value - problem.target)[rows], problem.gram)
-    theirs = exact_loss((expected - problem.target)[rows], problem.gram)
-    assert mine == pytest.approx(theirs, rel=1e-5)
+    assert int(rows.sum()) >= ROWS - 1  # float32 may decide a near tie the other way, and the row then parts behind it
+    mine, theirs = (found - problem.target for found in (value, expected))
+    assert exact_loss(mine[rows], problem.gram) == pytest.approx(exact_loss(theirs[rows], problem.gram), rel=1e-5)
+    assert exact_loss(mine[~rows], problem.gram) <= 1.25 * exact_loss(theirs[~rows], problem.gram)
 
 
 @pytest.mark.parametrize("name", ["int4", "int2_asymmetric", "nvfp4"])

@@ -20,6 +20,7 @@ BATCH_TOKENS = 1024  # as execute.streams.batches
 SUMS_BYTES = 2 << 30  # as engine.collect
 TAPE_BYTES = 8 << 30  # as engine.tape
 DECIDING_TOKENS = 2048  # as engine.choose
+FACTOR_ROWS = 1024  # as numerics.triangle
 
 _BASE = 310 << 20  # Python with torch and transformers, an open model and its tokenizer
 _LOOSE = 232 << 20  # not given back: what the allocator and matrix libraries hold between tensors of changing size,
@@ -226,7 +227,8 @@ def _solver_bytes(group: tuple[Step, ...]) -> int:
     rows = min(height, max(1, _PORTION // (4 * width)))
     refit = 32 * rows * groups**2 if tile is not None and tile.rows == 1 else 0
     work = (4 * _TALL_COPIES + 2) * height * width + _portions_bytes(height * width) + refit
-    return 4 * width**2 + max(8 * width**2, work)
+    triangle = 4 * width * (width + FACTOR_ROWS)  # float64, while the factor is made; it stays as float32
+    return max(triangle, triangle // 2 + work)
 
 
 def _portions_bytes(elements: int) -> int:

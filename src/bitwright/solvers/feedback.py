@@ -154,20 +154,23 @@ class _Run:
             found = errors[first - start : last - start]
             self._columns(first, last, params, offset, found)
             if last < stop:
-                self.work[last:stop].addmm_(self.upper[first:last, last:stop].mT, found, alpha=-1)
+                later = self.upper.part(slice(first, last), slice(last, stop))
+                self.work[last:stop].addmm_(later.mT, found, alpha=-1)
         if stop < self.shape[1]:
-            self.work[stop:].addmm_(self.upper[start:stop, stop:].mT, errors, alpha=-1)
+            later = self.upper.part(slice(start, stop), slice(stop, self.shape[1]))
+            self.work[stop:].addmm_(later.mT, errors, alpha=-1)
 
     def _columns(self, start: int, stop: int, params: _Columns, offset: int, errors: Tensor) -> None:
         """One column after the other; `errors` takes what each leaves to the later ones."""
-        for j in range(start, stop):
+        corner = self.upper.part(slice(start, stop), slice(start, stop))
+        for i, j in enumerate(range(start, stop)):
             column = self.work[j]
             scale, zero = params.of(int(self.order[j]) - offset)
             scaled = torch.div(column, scale, out=self.scaled[j]).add_(zero)
             value = self.spec.format.nearest(scaled).sub_(zero).mul_(scale)
-            torch.sub(column, value, out=errors[j - start]).div_(self.upper[j, j])
+            torch.sub(column, value, out=errors[i]).div_(corner[i, i])
             if j + 1 < stop:
-                self.work[j + 1 : stop].addcmul_(self.upper[j, j + 1 : stop, None], errors[j - start], value=-1)
+                self.work[j + 1 : stop].addcmul_(corner[i, i + 1 :, None], errors[i], value=-1)
 
 
 class _Columns:

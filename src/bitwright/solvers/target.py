@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitwright.calib import full_products
-from bitwright.numerics.linalg import is_finite, times_factor, times_factor_transposed
+from bitwright.numerics.linalg import is_finite
 from bitwright.solvers.prepared import Prepared
 
 
@@ -70,7 +70,7 @@ def drift_solution(prepared: Prepared | None, cross: Float[Tensor, "m n"]) -> Fl
     order, upper = prepared.permutation, prepared.factor.upper
     with full_products():
         for rows in cross.split(max(1, (6 << 20) // len(order))):
-            rows[:, order] = times_factor(times_factor_transposed(rows[:, order], upper), upper)
+            rows[:, order] = upper.after(upper.transposed_after(rows[:, order]))
     return cross if is_finite(cross) else None
 
 
