@@ -37,8 +37,7 @@ def test_an_indefinite_matrix_has_no_factor_wherever_that_shows() -> None:
 
 
 def test_a_triangle_takes_little_more_than_half_a_square() -> None:
-    gram = random_gram(5000)
-    triangle = Lower.of(gram, torch.arange(5000), gram.diagonal().double())
+    triangle = Lower.of(torch.eye(5000), torch.arange(5000), torch.ones(5000, dtype=torch.float64))
     assert sum(strip.numel() for strip in triangle.strips) < 0.61 * 5000**2
 
 

@@ -106,7 +106,7 @@ class Lower:
 
 @final
 class Upper:
-    """An upper triangle [n, n], float32: strips of rows, each from its first row's diagonal on; the last may be short."""
+    """An upper triangle [n, n], float32: strips of rows from the first row's diagonal on; the last one may be short."""
 
     __slots__ = ("size", "strips")
 
