@@ -86,6 +86,8 @@ def test_the_distance_to_the_simulation_is_its_own_and_identical_is_300(residual
     (near,) = verify(quantized, original, feeds, noisy, timing=QUICK).trials[0].outputs
     expected = decibels([one["linear"] for one in noisy], [one["linear"] for one in made])
     assert near.simulation_db == pytest.approx(expected, abs=1e-6) and near.original_db == same.original_db
+    foretold = decibels([outputs(original, one)["linear"] for one in feeds], [one["linear"] for one in noisy])
+    assert near.foretold_db == pytest.approx(foretold, abs=1e-6)
 
 
 def test_a_simulation_that_does_not_foretell_the_engine_is_a_warning(residual: Made) -> None:

@@ -34,6 +34,7 @@ class Agreement:
     original_db: float | None
     bad_batch: int | None
     is_original_finite: bool
+    foretold_db: float | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -74,6 +75,7 @@ class Compared:
     output: str
     to_original: Distance = field(default_factory=Distance)
     to_simulation: Distance | None = None
+    foretold: Distance | None = None
     bad_batch: int | None = None
     is_original_finite: bool = True
     has_begun: bool = False
@@ -87,14 +89,17 @@ class Compared:
             _check_shape(self.output, "the simulation's", found, simulated)
             self.to_simulation = self.to_simulation or Distance()
             self.to_simulation.add(simulated, found)
+            self.foretold = self.foretold or Distance()
+            self.foretold.add(original, simulated)
         self.is_original_finite &= bool(torch.isfinite(original).all())
         if self.bad_batch is None and not bool(torch.isfinite(found).all()):
             self.bad_batch = batch
 
     def agreement(self) -> Agreement:
         """What the sums amount to."""
-        simulated = None if self.to_simulation is None else self.to_simulation.decibels()
-        return Agreement(self.output, simulated, self.to_original.decibels(), self.bad_batch, self.is_original_finite)
+        simulated, foretold = (None if one is None else one.decibels() for one in (self.to_simulation, self.foretold))
+        original = self.to_original.decibels()
+        return Agreement(self.output, simulated, original, self.bad_batch, self.is_original_finite, foretold)
 
 
 def named(outputs: Mapping[str, Tensor], name: str, whose: str) -> Tensor:

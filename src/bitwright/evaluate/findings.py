@@ -71,10 +71,10 @@ def _of_output(one: Agreement) -> Iterator[str]:
         yield f"output {one.output} is not finite on batch {one.bad_batch}, nor is the original's; check the input"
     if one.original_db is None:
         return
-    if one.simulation_db is not None and one.simulation_db < one.original_db + TWICE_DB:
+    if one.foretold_db is not None and one.original_db < one.foretold_db - TWICE_DB:
         yield (
-            f"output {one.output} is {one.simulation_db:.1f} dB from the simulation and {one.original_db:.1f} dB from "
-            "the float original: the simulation does not foretell this engine; check that its target is this machine"
+            f"output {one.output} is {one.original_db:.1f} dB from the float original, and {one.foretold_db:.1f} dB in "
+            "the simulation: the simulation does not foretell this engine; check that its target is this machine"
         )
     if one.original_db <= 0:
         yield (
