@@ -284,7 +284,7 @@ class _Walk(Walk):
         if any(size > 1 for size in labels.shape[: labels.dim() - len(shape)]):
             raise Refused(f"{constant} has one number for several channels")
         index = labels.reshape(labels.shape[max(0, labels.dim() - len(shape)) :])
-        index = index.reshape(*[1] * (len(shape) - index.dim()), *index.shape)
+        index = index.reshape((*[1] * (len(shape) - index.dim()), *index.shape))
         if any(have > 1 and have != size for have, size in zip(index.shape, shape, strict=True)):
             raise Refused(f"{constant} has one number for several channels")
         return Tie(constant, index, self._now)

@@ -87,7 +87,7 @@ def gathered(labels: Labels) -> Labels:
 
 def lifted(labels: Labels, rank: int) -> Labels:
     """Labels with axes of size 1 put before, as broadcasting does."""
-    return labels.reshape(*[1] * (rank - labels.dim()), *labels.shape)
+    return labels.reshape((*[1] * (rank - labels.dim()), *labels.shape))
 
 
 def only(walk: Walk, node: Node, place: int = 0) -> Labels:

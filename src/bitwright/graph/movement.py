@@ -56,7 +56,7 @@ def gathered_at(walk: Walk, node: Node) -> tuple[Labels, ...]:
     if places is None:
         raise Refused("Gather of channels at places that are known only when the network runs")
     flat = labels.index_select(axis, places.reshape(-1).long() % labels.shape[axis])
-    return (flat.reshape(*labels.shape[:axis], *places.shape, *labels.shape[axis + 1 :]),)
+    return (flat.reshape((*labels.shape[:axis], *places.shape, *labels.shape[axis + 1 :])),)
 
 
 def split(walk: Walk, node: Node) -> tuple[Labels, ...]:
@@ -112,7 +112,7 @@ def expanded(walk: Walk, node: Node) -> tuple[Labels, ...]:
     """Expand: new axes come first."""
     labels = only(walk, node)
     rank = len(shape_of(walk, node.outputs[0]))
-    return (labels.reshape(*[1] * (rank - labels.dim()), *labels.shape),)
+    return (labels.reshape((*[1] * (rank - labels.dim()), *labels.shape)),)
 
 
 def between_depth_and_space(walk: Walk, node: Node) -> tuple[Labels, ...]:

@@ -30,6 +30,7 @@ CASES = [
     Single("Gather", [X, ints(1, -1, 0)], {"axis": 1}),
     Single("Gather", [X, np.array([[0, 1], [1, 0]])]),
     Single("Gather", [X, number(-1)], {"axis": 2}),
+    Single("Gather", [ints(3, 5, 7), number(1)]),
     Single("GatherElements", [X, np.array([[[0, 1, -1, 2]]])], {"axis": 1}),
     Single("GatherND", [X, np.array([[0, 1], [1, -1]])]),
     Single("ScatterND", [X, np.array([[0, 1], [1, 2]]), normal(2, 4)]),

@@ -73,7 +73,7 @@ def _gather(node: Node, inputs: Inputs) -> tuple[Tensor, ...]:
     x, indices = need(node, inputs, 0), need(node, inputs, 1)
     axis = int(node.attributes.get("axis", 0)) % x.dim()
     flat = x.index_select(axis, _wrapped(indices, x.shape[axis]).reshape(-1))
-    return (flat.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]),)
+    return (flat.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])),)
 
 
 def _gather_elements(node: Node, inputs: Inputs) -> tuple[Tensor, ...]:
