@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -164,3 +168,41 @@ def test_openvino_runs_all_of_attention_in_integers_and_agrees(tmp_path: Path) -
     wanted = OnnxRunner(model, tmp_path).run(feeds)
     for name, found in session.run(feeds).items():
         assert float((found - wanted[name]).norm() / wanted[name].norm()) < 0.02
+
+
+@pytest.mark.parametrize("engine", ["", "ONNX Runtime"])
+def test_onnx_runtime_leaves_an_operator_in_float_that_is_kept_so(tmp_path: Path, engine: str) -> None:
+    """Its optimizer gives float convolutions between quantizers weights in codes, with one scale for all rows."""
+    source = exported(network("residual"), tmp_path)
+    held = quantized(source)
+    convs = [weight for weight in held.weights.values() if len(weight.shape) == 4]
+    kept = next(one for one in convs if source.network().producers.keys() & {reads(source, one.nodes[0])})
+    weights = {name: weight for name, weight in held.weights.items() if name != kept.name}
+    model = written(replace(held, weights=weights, engine=engine), tmp_path / "q.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(tmp_path / "q.onnx", options, providers=["CPUExecutionProvider"])
+    ops = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    floats = ops["Conv"] + ops["FusedConv"]
+    assert (floats, ops["QLinearConv"]) == ((1, len(convs) - 1) if engine else (0, len(convs)))
+
+
+def test_the_guard_of_a_float_operator_changes_no_number(tmp_path: Path) -> None:
+    source = exported(network("residual"), tmp_path)
+    held = quantized(source)
+    weights = dict(list(held.weights.items())[1:])
+    feeds = dict(zip(source.network().inputs, sample(network("residual"), 4), strict=True))
+    as_written = onnxruntime.SessionOptions()
+    as_written.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    found = []
+    for engine in ("", "ONNX Runtime"):
+        written(replace(held, weights=weights, engine=engine), tmp_path / "q.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "q.onnx", as_written, providers=["CPUExecutionProvider"])
+        found.append(session.run(None, {name: value.numpy() for name, value in feeds.items()}))
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def reads(source: OnnxSource, node: str) -> str:
+    return next(one for one in source.network().nodes if one.name == node).inputs[0]

@@ -27,9 +27,9 @@ class Dense(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(8 + 8 * i) for i in range(2))
-        self.convs = nn.ModuleList(nn.Conv2d(8 + 8 * i, 8, 3, padding=1, groups=4) for i in range(2))
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16 + 16 * i) for i in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(16 + 16 * i, 16, 3, padding=1, groups=2) for i in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -85,7 +85,7 @@ class Speech(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.front = nn.Sequential(nn.Conv1d(1, 16, 10, stride=5, bias=False), nn.GroupNorm(16, 16), nn.GELU())
-        self.places = nn.Conv1d(16, 16, 8, padding=4, groups=4)
+        self.places = nn.Conv1d(16, 16, 8, padding=4, groups=2)
         self.layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, activation="gelu")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bitwright.graph.network import Network
 from bitwright.numerics import Int, Spec
 from bitwright.numerics.machine import Machine
+from bitwright.recipe.network import NetworkRecipe, plan_network
 from bitwright.recipe.points import Placement, place
 from bitwright.recipe.targets import TARGETS, Role, find_target, suited
 from bitwright.transforms import fold_norms, means_as_pools
@@ -214,3 +215,40 @@ def test_on_x86_without_vnni_other_targets_take_the_place_of_some() -> None:
     assert all(suited(name, new) == name for name in TARGETS)
     with pytest.raises(ValueError, match="choose one of"):
         suited("toaster", new)
+
+
+def grouped(width: int, group: int, out: int) -> Network:
+    """A convolution in groups between two plain ones."""
+    sketch = Sketch()
+    x = sketch.conv(sketch.input(2, 3, 8, 8), width, 3, 3)
+    return sketch.done(sketch.conv(sketch.conv(x, out, width, 3, group=group), 5, out))[0]
+
+
+@pytest.mark.parametrize(
+    ("width", "group", "out", "is_float"),
+    [(32, 8, 32, True), (32, 4, 32, False), (24, 24, 24, False), (24, 24, 48, True), (12, 1, 24, False)],
+)
+def test_groups_of_few_channels_stay_float_where_integers_are_slower(
+    width: int, group: int, out: int, is_float: bool
+) -> None:
+    """Depthwise convolutions have a kernel of their own; one channel that makes two has none."""
+    net = as_float32(grouped(width, group, out))
+    middle = net.nodes[1].name
+    for target in TARGETS:
+        floats = plan_network(net, NetworkRecipe(target=target)).placement.floats
+        if is_float and find_target(target).engine == "ONNX Runtime":
+            assert floats == {middle: f"ONNX Runtime is slower in integers with groups of {width // group} channels"}
+        else:
+            assert floats == {}
+
+
+def test_no_group_is_too_small_where_no_engine_multiplies_codes() -> None:
+    net = as_float32(grouped(32, 8, 32))
+    plan = plan_network(net, NetworkRecipe(activation_bits=4))
+    assert net.nodes[1].name in {name for step in plan.weights for name in step.nodes}
+
+
+def as_float32(net: Network) -> Network:
+    """The same with float32 in the place of float64."""
+    values = {name: replace(value, dtype="float32") for name, value in net.values.items()}
+    return replace(net, values=values)

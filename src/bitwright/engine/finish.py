@@ -26,7 +26,8 @@ from bitwright.transforms import bias_edit
 def finish(task: Task, walked: Walked, notes: Mapping[str, Any], out: Path) -> None:
     """Write the artifact. `notes`: what the manifest says beside what is stored."""
     source = _corrected(task.source, walked, out)
-    held = QuantizedNetwork(source, walked.weights, task.points, frozenset(task.plan.placement.integer))
+    integer = frozenset(task.plan.placement.integer)
+    held = QuantizedNetwork(source, walked.weights, task.points, integer, task.plan.target.engine)
     write_network(held, notes, out)
 
 

@@ -4,6 +4,10 @@ A constant in codes goes through DequantizeLinear, whose output takes the consta
 A value that passes through codes keeps its name too, behind the pair of QuantizeLinear and DequantizeLinear; what makes
 it now makes `NAME.float`. Only where the float value has to stay (an input of the network, a value that float operators
 read as well) are the readers in integers pointed to `NAME.dequantized` instead.
+
+ONNX Runtime does not leave it at that: between quantizers it gives float convolutions and Gemms weights in codes, too,
+with one scale for a whole weight. It does so only where the input has one scale. So these operators get a
+DequantizeLinear of their own with the same scale once for each channel.
 """
 
 from __future__ import annotations
@@ -16,10 +20,14 @@ from onnx import helper
 from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
+from bitwright.graph.linear_node import linear_of
 from bitwright.numerics import Float8, Int, Spec
 from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight, bias_codes
 
 OPSET_FLOAT8 = 19
+ROUNDED_BY_ENGINE = {
+    "ONNX Runtime": ("Conv", "ConvTranspose", "Gemm")
+}  # float operators that it rounds of its own accord
 
 
 class QdqGraph:
@@ -29,6 +37,7 @@ class QdqGraph:
         self.quantized = quantized
         self.draft = OnnxDraft(quantized.source)
         self._scales: dict[str, tuple[str, str]] = {}
+        self._codes: dict[str, tuple[str, StoredPoint]] = {}  # by the value that is made of them
 
     def build(self) -> OnnxDraft:
         """The graph with all quantizers in it."""
@@ -38,6 +47,7 @@ class QdqGraph:
             self._add_bias(node, bias, steps)
         for point in self.quantized.points.values():
             self._add_point(point)
+        self._guard_floats()
         if any(not weight.is_integer for weight in self.quantized.weights.values()):
             self.draft.raise_opset(OPSET_FLOAT8)
         return self.draft
@@ -80,9 +90,29 @@ class QdqGraph:
                 proto = draft.proto(name)
                 proto.input[:] = [made if given == value else given for given in proto.input]
         codes = draft.fresh(f"{value}.codes")
+        self._codes[made] = codes, point
         to = helper.make_node("QuantizeLinear", [source, scale, zero], [codes], draft.fresh(f"{value}.quantize"))
         back = helper.make_node("DequantizeLinear", [codes, scale, zero], [made], draft.fresh(f"{made}.dequantize"))
         draft.after(value, to, back)
+
+    def _guard_floats(self) -> None:
+        """Keep the engine from rounding the weights of operators that stay float."""
+        coded = {node for weight in self.quantized.weights.values() for node in weight.nodes}
+        network, draft = self.draft.network, self.draft
+        for node in network.nodes:
+            linear = linear_of(network, node) if node.op in ROUNDED_BY_ENGINE.get(self.quantized.engine, ()) else None
+            if linear is None or node.name in coded or draft.proto(node.name).input[0] not in self._codes:
+                continue
+            proto = draft.proto(node.name)
+            codes, point = self._codes[proto.input[0]]
+            assert point.params is not None
+            step, zero = point.params.scale.reshape(()).float(), _zero(point)
+            parts = {"steps": step.expand(linear.inputs), "zeros": zero.expand(linear.inputs)}
+            stored = [draft.store(f"{node.name}.{name}", numbers.contiguous()) for name, numbers in parts.items()]
+            made = draft.fresh(f"{proto.input[0]}.apart")
+            proto.input[0] = made
+            name = draft.fresh(f"{made}.dequantize")
+            draft.before(node.name, helper.make_node("DequantizeLinear", [codes, *stored], [made], name, axis=1))
 
     def _scale(self, point: StoredPoint) -> tuple[str, str]:
         """The names of scale and zero of a point's group, stored once."""

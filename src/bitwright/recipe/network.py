@@ -17,6 +17,7 @@ from bitwright.graph.network import Network, Node
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Float8, Int, Spec, per_group
 from bitwright.recipe.forms import GROUPS, Activations, columns_of, group_for, place_products, ragged_rows
 from bitwright.recipe.points import Placement, place
+from bitwright.recipe.roles import in_small_groups
 from bitwright.recipe.targets import Role, Target, find_target
 from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Solver
 
@@ -103,6 +104,13 @@ class NetworkRecipe:
         return is_static and self.activation_bits != self.edge_bits
 
     @property
+    def runs_in_integers(self) -> bool:
+        """Whether there are engines that multiply its activations as codes."""
+        if self.activations is Activations.STATIC:
+            return self.number is Number.INTEGER and self.activation_bits == 8
+        return self.activations is Activations.DYNAMIC
+
+    @property
     def needs_samples(self) -> bool:
         """Whether it cannot work without calibration samples; where it can they still make weights better."""
         is_tried = self.equalize or self.absorb or self.level or bool(self.smooth) or self.learn is not None
@@ -142,7 +150,8 @@ def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str,
     unknown = sorted(set(recipe.keep) - {node.name for node in network.nodes})
     if unknown:
         raise NetworkPlanError(f"{unknown[0]}: asked to stay float, but the network has no node of this name")
-    kept = dict.fromkeys(recipe.keep, "asked to stay float")
+    slow = in_small_groups(network, target) if recipe.runs_in_integers else {}
+    kept = slow | dict.fromkeys(recipe.keep, "asked to stay float")
     placement = _placed(network, recipe, target, kept)
     ends = _linear(network, placement)
     if relieved:

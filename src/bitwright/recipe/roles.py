@@ -37,6 +37,20 @@ def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
     return role, ""
 
 
+def in_small_groups(network: Network, target: Target) -> dict[str, str]:
+    """Convolutions whose integer form would be slower than float on this target, and why."""
+    found = {}
+    for node in network.nodes:
+        linear = linear_of(network, node) if node.op == "Conv" else None
+        groups = node.attributes.get("group", 1)
+        if linear is None or groups == 1 or linear.inputs == linear.outputs == groups:
+            continue
+        width = linear.inputs // groups
+        if width < target.least_group:
+            found[node.name] = f"{target.engine} is slower in integers with groups of {width} channels"
+    return found
+
+
 def _counts_padding(node: Node) -> bool:
     """Whether a mean is over the padding, too."""
     return bool(node.attributes.get("count_include_pad", 0)) and any(node.attributes.get("pads", ()))

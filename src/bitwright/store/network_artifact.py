@@ -56,6 +56,7 @@ def write_network(held: QuantizedNetwork, notes: Mapping[str, Any], folder: Path
         "weights": [_weight(weight) | notes["weights"].get(name, {}) for name, weight in held.weights.items()],
         "points": [_point(point) | notes["points"].get(point.group, {}) for point in held.points.values()],
         "integer": sorted(held.integer),
+        "engine": held.engine,
         "float_bytes": float_bytes(held),
         "digests": digests,
     }
@@ -99,7 +100,8 @@ def open_network(folder: Path) -> QuantizedNetwork:
         points[entry["value"]] = StoredPoint(
             entry["value"], spec, entry["group"], readers, entry["low"], entry["high"], _params(spec, entry)
         )
-    return QuantizedNetwork(OnnxSource.open(folder / "float.onnx"), weights, points, frozenset(manifest["integer"]))
+    source, integer = OnnxSource.open(folder / "float.onnx"), frozenset(manifest["integer"])
+    return QuantizedNetwork(source, weights, points, integer, manifest.get("engine", ""))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -93,12 +93,16 @@ class StoredPoint:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedNetwork:
-    """The float graph with weights and points by name, and the names of the nodes that run in integers."""
+    """The float graph with weights and points by name, and the names of the nodes that run in integers.
+
+    `engine`: the one that it is for; "" where that is not known.
+    """
 
     source: OnnxSource
     weights: Mapping[str, StoredWeight]
     points: Mapping[str, StoredPoint]
     integer: frozenset[str]
+    engine: str = ""
 
     @property
     def folder(self) -> Path:
