@@ -51,22 +51,24 @@ def test_before_the_first_block_both_streams_are_one_file(sealed: Boundary) -> N
     assert sealed.pair.original != sealed.pair.quantized
 
 
-def test_files_are_handed_on_to_be_written_over_and_not_believed_there(sealed: Boundary) -> None:
+def test_each_pair_is_removed_alone_and_the_others_are_left(sealed: Boundary) -> None:
     (sealed.folder / "00002.original").write_bytes(b"")
-    sealed.hand_on()
-    names = sorted(file.name for file in sealed.folder.iterdir())
-    assert names == ["00002.original", "00003.original", "00003.quantized"]
-    behind = sealed.at(3)
-    assert behind.pair.quantized.is_whole() and not behind.is_sealed("key")
-    behind.delete_others()
-    assert [file.name for file in sorted(sealed.folder.iterdir())] == names[1:]
+    sealed.delete()
+    assert [file.name for file in sealed.folder.iterdir()] == ["00002.original"]
+    sealed.at(3).delete_others()
+    assert not list(sealed.folder.iterdir())
     sealed.delete_all()
     sealed.delete_all()
     assert not sealed.folder.exists()
 
 
-def test_the_one_file_before_the_first_block_is_handed_on_as_the_original(sealed: Boundary) -> None:
-    first = sealed.at(0)
-    first.pair.original.create()
-    first.hand_on()
-    assert first.at(2).pair.original.is_whole() and not first.at(2).pair.quantized.path.exists()
+def test_all_others_are_removed(sealed: Boundary) -> None:
+    (sealed.folder / "tape.0.in").write_bytes(b"")
+    (sealed.folder / "00000.original").write_bytes(b"")
+    sealed.delete_others()
+    assert sealed.is_sealed("key") and len(list(sealed.folder.iterdir())) == 3
+
+
+def test_a_pair_takes_the_bytes_that_it_says(sealed: Boundary) -> None:
+    files = sealed.pair.original.path, sealed.pair.quantized.path
+    assert sealed.bytes == sum(file.stat().st_size for file in files)

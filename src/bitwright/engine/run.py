@@ -1,10 +1,9 @@
 """Carries a plan out, block by block, so that a kill at any moment costs one block.
 
 Behind every block both streams are on disk, with a note of their digests, before the block itself is stored; the
-streams before it are given up after that, their files written over later. A block's key is a digest of all that its
-result depends on: the source, the calibration rows, the version, and the plan up to this block. Running the same
-command again finds the blocks whose key and digest are right and goes on behind them. A folder that belongs to another
-plan is refused.
+streams before it are deleted after that. A block's key is a digest of all that its result depends on: the source, the
+calibration rows, the version, and the plan up to this block. Running the same command again finds the blocks whose key
+and digest are right and goes on behind them. A folder that belongs to another plan is refused.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ class Run:
                 result, behind = self._block(job, keys, runner, boundary)
             report = _store(self.folder, keys[job.index], job, result)
             if boundary is not None:
-                boundary.hand_on()
+                boundary.delete()
             boundary = behind
             yield BlockDone(report, time.monotonic() - started, job.index, len(keys))
 
@@ -161,7 +160,7 @@ class Run:
         behind = before.at(job.index + 1)
         block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, rounded))
         replay(block, job, Flow(self._rows(), before.pair, behind.pair))
-        before.hand_on()
+        before.delete()
         return behind
 
 

@@ -53,16 +53,10 @@ class Boundary:
             return False
         return bool(note == {"key": key, "digests": self._digests()})
 
-    def hand_on(self) -> None:
-        """Give the files to the boundary two blocks on, to be written over, and remove the note.
-
-        Fresh room costs more than what is written there: on virtual machines several times as much.
-        """
-        self._note.unlink(missing_ok=True)
-        behind = self.at(self.index + 2).pair
-        for old, new in ((self.pair.original, behind.original), (self.pair.quantized, behind.quantized)):
-            if old.path.exists():  # before the first block there is only one
-                old.path.replace(new.path)
+    def delete(self) -> None:
+        """Remove both files and the note."""
+        for path in (self.pair.original.path, self.pair.quantized.path, self._note):
+            path.unlink(missing_ok=True)
 
     def delete_others(self) -> None:
         """Remove what a run that was killed left behind beside this pair."""
