@@ -242,6 +242,12 @@ def test_groups_of_few_channels_stay_float_where_integers_are_slower(
             assert floats == {}
 
 
+def test_a_network_of_small_groups_alone_is_slow_and_not_refused() -> None:
+    sketch = Sketch()
+    net = as_float32(sketch.done(sketch.conv(sketch.input(2, 8, 8, 8), 8, 8, 3, group=4))[0])
+    assert plan_network(net, NetworkRecipe()).placement.floats == {}
+
+
 def test_no_group_is_too_small_where_no_engine_multiplies_codes() -> None:
     net = as_float32(grouped(32, 8, 32))
     plan = plan_network(net, NetworkRecipe(activation_bits=4))

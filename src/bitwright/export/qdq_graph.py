@@ -25,9 +25,8 @@ from bitwright.numerics import Float8, Int, Spec
 from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight, bias_codes
 
 OPSET_FLOAT8 = 19
-ROUNDED_BY_ENGINE = {
-    "ONNX Runtime": ("Conv", "ConvTranspose", "Gemm")
-}  # float operators that it rounds of its own accord
+# Float operators whose weights an engine rounds of its own accord.
+ROUNDED_BY_ENGINE = {"ONNX Runtime": ("Conv", "ConvTranspose", "Gemm")}
 
 
 class QdqGraph:

@@ -150,9 +150,11 @@ def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str,
     unknown = sorted(set(recipe.keep) - {node.name for node in network.nodes})
     if unknown:
         raise NetworkPlanError(f"{unknown[0]}: asked to stay float, but the network has no node of this name")
-    slow = in_small_groups(network, target) if recipe.runs_in_integers else {}
-    kept = slow | dict.fromkeys(recipe.keep, "asked to stay float")
+    asked = dict.fromkeys(recipe.keep, "asked to stay float")
+    kept = (in_small_groups(network, target) if recipe.runs_in_integers else {}) | asked
     placement = _placed(network, recipe, target, kept)
+    if not _linear(network, placement):  # better slow than refused
+        kept, placement = asked, _placed(network, recipe, target, asked)
     ends = _linear(network, placement)
     if relieved:
         placement = _placed(network, recipe, target, kept | dict(relieved))
