@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "bitwright"
 ALL = (
     "numerics graph calib store execute solvers transforms recipe engine runtime export evaluate report quantize cli"
-    " networks version"
+    " networks tune version"
 )
 CORE = "torch numpy safetensors jaxtyping"  # what the core installs with
 
@@ -44,12 +44,13 @@ LAYERS = {
     "recipe": Layer("numerics calib solvers transforms graph"),
     "runtime": Layer("numerics store"),
     "export": Layer("numerics store graph"),
-    "engine": Layer(all_but("runtime", "export", "evaluate", "report", "quantize", "networks", "cli")),
+    "engine": Layer(all_but("runtime", "export", "evaluate", "report", "quantize", "networks", "tune", "cli")),
     "evaluate": Layer("runtime execute calib graph export store numerics"),
     "report": Layer("", ""),
+    "tune": Layer("numerics graph store execute solvers engine evaluate version"),  # from artifact to artifact
     "version": Layer("", ""),
-    "quantize": Layer(all_but("cli", "report", "evaluate", "networks")),
-    "networks": Layer(all_but("cli", "report", "quantize", "networks")),  # public; needs the onnx extra
+    "quantize": Layer(all_but("cli", "report", "evaluate", "networks", "tune")),
+    "networks": Layer(all_but("cli", "report", "quantize", "networks", "tune")),  # public; needs the onnx extra
     "cli": Layer(ALL + " bitwright"),
     "bitwright": Layer(all_but("cli")),  # src/bitwright/__init__.py, which re-exports; only the cli may import it
 }

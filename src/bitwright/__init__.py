@@ -22,6 +22,7 @@ from bitwright.solvers import Feedback, Nearest
 from bitwright.store.artifact import Artifact, open_artifact
 from bitwright.store.batches import Batches, read_batches
 from bitwright.store.source import open_source
+from bitwright.tune import Tuning, tune
 from bitwright.version import __version__
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Search",
     "Spec",
     "Tile",
+    "Tuning",
     "__version__",
     "find_recipe",
     "open_artifact",
@@ -55,4 +57,5 @@ __all__ = [
     "quantize",
     "read_batches",
     "read_recipe",
+    "tune",
 ]

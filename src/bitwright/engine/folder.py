@@ -18,7 +18,8 @@ from bitwright.version import __version__
 
 CLAIM = "plan.json"
 CHECKPOINTS = "checkpoints"  # of a network, until its run is finished
-_WORTH = ("manifest.json", "blocks/*.json", f"{CHECKPOINTS}/*.json")
+TUNING = "tuning"  # of an artifact, until it is tuned
+_WORTH = ("manifest.json", "blocks/*.json", f"{CHECKPOINTS}/*.json", f"{TUNING}/*.json")
 
 
 class RunError(ValueError):

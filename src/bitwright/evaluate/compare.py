@@ -90,7 +90,7 @@ def measure(
     Raises EvaluateError for another source, logits that are not finite and a full disk; TextError for a text that is
     empty or too short and for a length that the model cannot take.
     """
-    _check_source(artifact, against)
+    check_source(artifact, against)
     skeleton = against.skeleton()
     windows = cut(text, against.tokenizer(), positions(skeleton), setting.length)
     compute = setting.compute or default_compute(against)
@@ -133,7 +133,8 @@ def default_compute(source: Source) -> torch.dtype:
     return torch.float32 if elements < SMALL else source.dtype
 
 
-def _check_source(artifact: Artifact, against: Source) -> None:
+def check_source(artifact: Artifact, against: Source) -> None:
+    """EvaluateError where the artifact was made from something else."""
     if artifact.manifest["source"]["digest"] != against.digest():
         raise EvaluateError(
             f"{artifact.path} was not made from {against.path}: the digests of weights and config.json differ; compare "

@@ -16,6 +16,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from bitwright.execute.mixed import mixed_products
 from bitwright.graph import Call, Graph, TraceError, capture_call
@@ -90,17 +91,30 @@ class TorchRunner:
 
     def run(self, index: int, module: nn.Module, stream: Float[Tensor, "rows length channels"]) -> Tensor:
         """The stream behind a block."""
-        args, kwargs = self.call(index, stream.shape[0], stream.shape[1]).arguments(stream.to(self.dtype))
         with torch.no_grad(), mixed_products() if self.weights != self.dtype else nullcontext():
-            return self.graph.blocks[index].returned.stream(module(*args, **kwargs))
+            return self.through(index, module, stream, {})
+
+    def through(
+        self,
+        index: int,
+        module: nn.Module,
+        stream: Float[Tensor, "rows length channels"],
+        weights: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The same with these parameters, by their full names, in the place of the block's; differentiable in them."""
+        block = self.graph.blocks[index]
+        args, kwargs = self.call(index, stream.shape[0], stream.shape[1]).arguments(stream.to(self.dtype))
+        inside = {name.removeprefix(block.name + "."): tensor for name, tensor in weights.items()}
+        made = functional_call(module, inside, args, kwargs) if inside else module(*args, **kwargs)
+        return block.returned.stream(made)
 
     def logits(self, tokens: Int64[Tensor, "rows length"], stream: Tensor) -> Float[Tensor, "rows length vocabulary"]:
-        """The model's output for the finished stream."""
+        """The model's output for the finished stream; differentiable in a stream that asks for it."""
 
         def hand_out(index: int, call: Call) -> Tensor:
             return stream.to(self.dtype) if index == len(self.graph.blocks) - 1 else call.leaves[call.stream]
 
-        logits: Tensor = self._run_around(tokens, hand_out).logits
+        logits: Tensor = self._run_around(tokens, hand_out, stream.requires_grad).logits
         return logits
 
     def _note_calls(self, tokens: Int64[Tensor, "rows length"]) -> tuple[Call, ...]:
@@ -123,8 +137,8 @@ class TorchRunner:
         self._calls[rows, length] = noted
         return tuple(calls)
 
-    def _run_around(self, tokens: Tensor, between: Any) -> Any:
-        """Run the model with `between(index, call)` in the place of every block."""
+    def _run_around(self, tokens: Tensor, between: Any, learns: bool = False) -> Any:
+        """Run the model with `between(index, call)` in the place of every block; `learns`: keep track of gradients."""
         for index, block in enumerate(self.graph.blocks):
 
             def forward(*args: Any, _index: int = index, **kwargs: Any) -> Any:
@@ -133,7 +147,7 @@ class TorchRunner:
 
             self._modules[block.name].forward = forward
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(learns):
                 return self._model(input_ids=tokens, use_cache=False)
         finally:
             for block in self.graph.blocks:

@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
-import torch
 from torch import Tensor
 
-from bitwright.numerics import Params, QTensor, quantize
 from bitwright.solvers.biases import Biases
 from bitwright.solvers.learning import Loop, Rate, Schedule, Variables
+from bitwright.solvers.moving import Moving, as_it_was
 from bitwright.solvers.points import Points
-from bitwright.solvers.reconstruction import BlockSolver, Choice, Piece, Reconstructed, Reconstruction, RoundedWeight
-from bitwright.solvers.straight import straight_through
+from bitwright.solvers.reconstruction import BlockSolver, Choice, Piece, Reconstructed, Reconstruction
 
 
 @final
@@ -54,47 +52,12 @@ class AdaQuant(BlockSolver):
 
 
 @final
-class Moving:
-    """One weight: where it moves to, in steps, and the factors on its scales."""
-
-    def __init__(self, weight: RoundedWeight) -> None:
-        self.weight, self.spec, self.params = weight, weight.start.spec, weight.start.params
-        self.matrix = _begin(weight)
-        self.move = torch.zeros_like(self.matrix, requires_grad=True)
-        tiles = () if self.params is None else self.params.scale.shape
-        self.factor = torch.zeros(tiles, requires_grad=True)
-
-    def draw(self) -> Tensor:
-        """The quantized weight as it is now, differentiable in the move and in the factors."""
-        shape = (self.matrix.shape[0], self.matrix.shape[1])
-        if self.params is None or self.spec.tile is None:
-            return self.weight.shaped(straight_through(self.moved(), torch.ones(()), None, self.spec.format))
-        scale = self.spec.tile.spread(self.params.scale * self.factor.exp(), shape)
-        zero = None if self.params.zero is None else self.spec.tile.spread(self.params.zero, shape)
-        return self.weight.shaped(straight_through(self.moved(), scale, zero, self.spec.format))
-
-    def moved(self) -> Tensor:
-        """The weight before rounding."""
-        if self.params is None or self.spec.tile is None:
-            return self.matrix + self.move
-        unit = self.spec.tile.spread(self.params.scale, (self.matrix.shape[0], self.matrix.shape[1]))
-        return self.matrix + self.move * unit
-
-    def stored(self) -> QTensor:
-        """The nearest codes under the scales as they are stored."""
-        params = self.params
-        if params is not None:
-            params = Params(params.scale * self.factor.detach().exp(), params.zero)
-        return quantize(self.moved().detach(), self.spec, params)
-
-
-@final
 class _Free(Variables):
     """Everything that AdaQuant moves in one piece."""
 
     def __init__(self, solver: AdaQuant, problem: Reconstruction) -> None:
         self.solver, self.problem = solver, problem
-        self.weights = {name: Moving(weight) for name, weight in problem.weights.items()}
+        self.weights = {name: Moving(weight, as_it_was(weight)) for name, weight in problem.weights.items()}
         self.biases = Biases(problem, solver.bias_rate)
 
     def rates(self) -> list[Rate]:
@@ -117,9 +80,3 @@ class _Free(Variables):
 
     def is_settled(self, sharp: float) -> bool:
         return False
-
-
-def _begin(weight: RoundedWeight) -> Tensor:
-    """The original numbers, where they round to the starting codes; else the number that the code stands for."""
-    matrix, start = weight.matrix(), weight.start.dequantize()
-    return torch.where(quantize(matrix, weight.start.spec, weight.start.params).dequantize() == start, matrix, start)

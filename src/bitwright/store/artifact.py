@@ -11,7 +11,7 @@ A block is a piece (`pieces.py`): it is believed only if its key and its digests
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -99,19 +99,10 @@ class Artifact:
 
     def parameters(self, block: int | None, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Every parameter of one file, quantized ones dequantized, in the source's float type or the one given."""
-        found = self.kept(block)
         entries = [entry for entry in self.entries if entry.block == block]
         qtensors = self.qtensors(block)
-        slices: dict[str, dict[int, Tensor]] = {}
-        for entry in entries:
-            matrix = qtensors[entry.name].dequantize().to(dtype or self.dtype)
-            matrix = matrix.mT.contiguous() if entry.transposed else matrix
-            if entry.index is None:
-                found[entry.parameter] = matrix
-            else:
-                slices.setdefault(entry.parameter, {})[entry.index] = matrix
-        found |= {name: torch.stack([parts[i] for i in range(len(parts))]) for name, parts in slices.items()}
-        return found
+        matrices = {entry.name: qtensors[entry.name].dequantize().to(dtype or self.dtype) for entry in entries}
+        return self.kept(block) | assembled(entries, matrices)
 
     @property
     def bytes(self) -> int:
@@ -122,6 +113,20 @@ class Artifact:
 
     def _file(self, block: int | None) -> Path:
         return self.path / "outside.safetensors" if block is None else block_file(self.path, block)
+
+
+def assembled(entries: Sequence[Entry], matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters by name from the matrices that are views of them; differentiable in the matrices."""
+    found: dict[str, Tensor] = {}
+    slices: dict[str, dict[int, Tensor]] = {}
+    for entry in entries:
+        matrix = matrices[entry.name]
+        matrix = matrix.mT.contiguous() if entry.transposed else matrix
+        if entry.index is None:
+            found[entry.parameter] = matrix
+        else:
+            slices.setdefault(entry.parameter, {})[entry.index] = matrix
+    return found | {name: torch.stack([parts[i] for i in range(len(parts))]) for name, parts in slices.items()}
 
 
 def open_artifact(path: Path) -> Artifact:

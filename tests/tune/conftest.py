@@ -1,0 +1,31 @@
+"""Tiny lively models and their artifacts, 3 bits with the embedding; read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitwright.store.artifact import Artifact
+from evaluate.tiny_models import artifact_of, save
+
+
+@pytest.fixture(scope="session", params=["untied", "experts", "transposed"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bookllama: Path
+) -> tuple[Path, Artifact]:
+    """A model's folder and its artifact."""
+    return make(request.param, tmp_path_factory, bookllama)
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory: pytest.TempPathFactory, bookllama: Path) -> tuple[Path, Artifact]:
+    """The plain one of them."""
+    return make("untied", tmp_path_factory, bookllama)
+
+
+def make(config: str, tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> tuple[Path, Artifact]:
+    """A model's folder and its artifact, in a folder of their own."""
+    folder = tmp_path_factory.mktemp(config)
+    source = save(folder / "model", config, tokenizer)
+    return source, artifact_of(source, folder / "artifact")

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitwright.evaluate import EvaluateError
+from bitwright.export import Dense, export
+from bitwright.store.artifact import Artifact, open_artifact
+from bitwright.store.batches import Batches
+from bitwright.store.source import open_source
+from bitwright.tune import Epoch, TuneError, Tuning, needed_bytes, tune
+from engine.tiny import token_rows
+from evaluate.tiny_models import artifact_of, save
+
+QUICK = Tuning(epochs=4, rate=0.01, tokens=64)
+ROWS = token_rows(40)  # 36 teach, four a step: nine steps an epoch
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_predictions_are_nearer_and_the_size_is_the_same(made: tuple[Path, Artifact], tmp_path: Path) -> None:
+    source, artifact = open_source(made[0]), made[1]
+    before = contents(artifact.path)
+    tuned = tune(artifact, source, ROWS, tmp_path / "tuned", QUICK)
+    notes = tuned.manifest["tuned"]
+    assert notes["kept"] and notes["kl_after"] < notes["kl_before"]
+    assert notes["kl_epochs"][-1] < notes["kl_epochs"][0]
+    assert contents(artifact.path) == before
+    assert not (tmp_path / "tuned" / "tuning").exists()
+    for block, _ in artifact.parts():
+        old, new = artifact.qtensors(block), tuned.qtensors(block)
+        assert {n: (q.spec, q.codes.shape, q.bits) for n, q in old.items()} == {
+            n: (q.spec, q.codes.shape, q.bits) for n, q in new.items()
+        }
+        kept = artifact.kept(block), tuned.kept(block)
+        assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][n], kept[1][n]) for n in kept[0])
+        if block is None:
+            assert all(torch.equal(old[name].codes, new[name].codes) for name in old)
+    moved = sum(weight.get("codes_moved", 0) for weight in tuned.manifest["weights"])
+    differ = sum(
+        int((artifact.qtensors(b)[n].codes != q.codes).sum())
+        for b, _ in tuned.parts()
+        for n, q in tuned.qtensors(b).items()
+    )
+    assert moved == differ > 0
+    export(tuned, Dense(torch.float32), tmp_path / "dense")
+
+
+def test_the_judge_of_the_run_is_a_reader_of_the_artifact(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+    """The divergence that is noted is the one that transformers finds with the artifact's own numbers."""
+    import transformers
+
+    rows = ROWS
+    tuned = tune(dense[1], open_source(dense[0]), rows, tmp_path / "tuned", QUICK)
+    held_out = rows.rows[-rows.held_out :]
+    original = transformers.AutoModelForCausalLM.from_pretrained(dense[0]).eval()
+    for artifact, noted in ((dense[1], "kl_before"), (tuned, "kl_after")):
+        student = transformers.AutoModelForCausalLM.from_pretrained(dense[0]).eval()
+        for block, _ in artifact.parts():
+            student.load_state_dict(artifact.parameters(block, torch.float32), strict=False)
+        with torch.no_grad():
+            log_p, log_q = (m(held_out).logits.double().log_softmax(-1) for m in (original, student))
+        found = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+        assert abs(tuned.manifest["tuned"][noted] / found - 1) < 1e-3
+
+
+@pytest.mark.parametrize("stop", [1, 12, 36])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(
+    dense: tuple[Path, Artifact], tmp_path: Path, stop: int
+) -> None:
+    source = open_source(dense[0])
+    tune(dense[1], source, ROWS, tmp_path / "whole", QUICK)
+
+    def give_up(epoch: Epoch) -> None:
+        if epoch.done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, give_up)
+    seen: list[int] = []
+    tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, lambda epoch: seen.append(epoch.done))
+    assert seen[0] == {1: 1, 12: 10, 36: 28}[stop]
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_state_is_not_believed(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+    source = open_source(dense[0])
+    tune(dense[1], source, ROWS, tmp_path / "whole", QUICK)
+
+    def give_up(epoch: Epoch) -> None:
+        if epoch.done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, give_up)
+    file = tmp_path / "stopped" / "tuning" / "state0.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    seen: list[int] = []
+    tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, lambda epoch: seen.append(epoch.done))
+    assert seen[0] == 10  # from the state before
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_where_it_does_not_help_codes_stay(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+    wild = Tuning(epochs=1, rate=50.0, tokens=64)
+    tuned = tune(dense[1], open_source(dense[0]), ROWS, tmp_path / "tuned", wild)
+    notes = tuned.manifest["tuned"]
+    assert not notes["kept"] and notes["kl_after"] >= notes["kl_before"]
+    for block, _ in tuned.parts():
+        for name, qtensor in tuned.qtensors(block).items():
+            assert torch.equal(qtensor.codes, dense[1].qtensors(block)[name].codes)
+            assert torch.equal(qtensor.dequantize(), dense[1].qtensors(block)[name].dequantize())
+
+
+def test_a_finished_one_is_opened_again(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+    source = open_source(dense[0])
+    tune(dense[1], source, ROWS, tmp_path / "tuned", QUICK)
+    seen: list[Epoch] = []
+    again = tune(dense[1], source, ROWS, tmp_path / "tuned", QUICK, seen.append)
+    assert not seen and again.manifest["tuned"]["kept"]
+    with pytest.raises(ValueError, match="holds a different run"):
+        tune(dense[1], source, ROWS, tmp_path / "tuned", replace(QUICK, epochs=2))
+
+
+def test_bad_input(dense: tuple[Path, Artifact], bookllama: Path, tmp_path: Path) -> None:
+    source, rows = open_source(dense[0]), ROWS
+    with pytest.raises(TuneError, match="is the artifact itself"):
+        tune(dense[1], source, rows, dense[1].path, QUICK)
+    with pytest.raises(TuneError, match="too few"):
+        tune(dense[1], source, Batches(rows.rows[:1], 0, "one"), tmp_path / "tuned", QUICK)
+    with pytest.raises(EvaluateError, match="was not made from"):
+        tune(
+            dense[1],
+            open_source(save(tmp_path / "other", "untied", bookllama, seed=1)),
+            rows,
+            tmp_path / "tuned",
+            QUICK,
+        )
+    tuned = tune(dense[1], source, rows, tmp_path / "tuned", QUICK)
+    with pytest.raises(TuneError, match="is tuned already"):
+        tune(tuned, source, rows, tmp_path / "again", QUICK)
+
+
+def test_a_number_that_is_not_finite_ends_it(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+    with pytest.raises(TuneError, match=r"became nan after \d+ steps"):
+        tune(dense[1], open_source(dense[0]), ROWS, tmp_path / "tuned", replace(QUICK, rate=1e30))
+
+
+def test_all_weights_of_the_blocks_move(made: tuple[Path, Artifact], tmp_path: Path) -> None:
+    tuned = tune(made[1], open_source(made[0]), ROWS, tmp_path / "tuned", QUICK)
+    inside = [weight for weight in tuned.manifest["weights"] if weight["block"] is not None]
+    assert inside and all("codes_moved" in weight and weight["chosen"].endswith(", tuned") for weight in inside)
+    assert json.loads((tmp_path / "tuned" / "manifest.json").read_text())["digests"] == tuned.manifest["digests"]
+
+
+def test_more_rows_at_a_time_need_more_memory(dense: tuple[Path, Artifact]) -> None:
+    source = open_source(dense[0])
+    few, many = (needed_bytes(dense[1], source, ROWS, Tuning(tokens=tokens)) for tokens in (64, 64_000))
+    assert 0 < few < many
+
+
+def test_an_artifact_of_an_artifact_opens(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+    tune(dense[1], open_source(dense[0]), ROWS, tmp_path / "tuned", QUICK)
+    assert open_artifact(tmp_path / "tuned").entries == dense[1].entries
+    assert artifact_of(dense[0], tmp_path / "plain").manifest["digests"] == dense[1].manifest["digests"]
