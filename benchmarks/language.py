@@ -21,9 +21,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {
     "bitwright": "bitwright_preset.py",
+    "bitwright tuned": "bitwright_tuned.py",
     "llm-compressor": "llmcompressor_gptq.py",
     "GPTQModel": "gptqmodel_gptq.py",
 }
+OURS = {"bitwright", "bitwright tuned"}
 
 
 def run_json(command: list[str]) -> list[dict[str, Any]]:
@@ -48,7 +50,7 @@ def quantize(
     peer: str, python: str, arguments: argparse.Namespace, rows: Path, bits: int
 ) -> tuple[Path, dict[str, Any]]:
     """Run one toolkit; the dense folder and its figures."""
-    out = Path(arguments.work) / f"{peer}-{bits}bit"
+    out = Path(arguments.work) / f"{peer.replace(' ', '-')}-{bits}bit"
     script = str(HERE / "peers" / SCRIPTS[peer])
     command = [python, script, arguments.model, str(out), "--rows", str(rows), "--bits", str(bits), "--group", "128"]
     return out, run_json(command)[-1]
@@ -68,9 +70,9 @@ def accuracy(arguments: argparse.Namespace, pythons: dict[str, str]) -> None:
             figures = f"{score['kl_mean']:>8.5f} {score['kl_p999']:>8.4f} {score['top1_agreement']:>6.4f}"
             costs = f"{cost['seconds']:>8.1f} {cost['peak_anonymous_bytes'] / 2**20:>6.0f}"
             print(f"{bits:>4} {peer:<15} {figures} {score['perplexity']:>8.3f} {costs}", flush=True)
-        others = [value for peer, value in found.items() if peer != "bitwright"]
-        if others:
-            print(f"     ratio to the best peer: {found['bitwright'] / min(others):.3f}", flush=True)
+        others = [value for peer, value in found.items() if peer not in OURS]
+        for peer in sorted(found.keys() & OURS) if others else ():
+            print(f"     {peer}: {found[peer] / min(others):.3f} of the best peer's", flush=True)
 
 
 def cost(arguments: argparse.Namespace, pythons: dict[str, str]) -> None:
@@ -84,7 +86,7 @@ def cost(arguments: argparse.Namespace, pythons: dict[str, str]) -> None:
         print(f"{peer:<15} {figures[peer][0]:>9.1f} {figures[peer][1]:>9.0f}", flush=True)
     ours = figures["bitwright"]
     for peer, (seconds, memory) in figures.items():
-        if peer != "bitwright":
+        if peer not in OURS:
             print(f"{peer}: {seconds / ours[0]:.2f}x our time, {memory / ours[1]:.2f}x our memory", flush=True)
 
 
@@ -99,9 +101,16 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
     parser.add_argument("--llmcompressor", help="a Python with llmcompressor")
+    parser.add_argument("--tuned", action="store_true", help="also what `bitwright tune` makes of it")
     parser.add_argument("--gptqmodel", help="a Python with GPTQModel")
     arguments = parser.parse_args()
-    given = {"bitwright": sys.executable, "llm-compressor": arguments.llmcompressor, "GPTQModel": arguments.gptqmodel}
+    tuned = sys.executable if arguments.tuned else None
+    given = {
+        "bitwright": sys.executable,
+        "bitwright tuned": tuned,
+        "llm-compressor": arguments.llmcompressor,
+        "GPTQModel": arguments.gptqmodel,
+    }
     pythons = {peer: python for peer, python in given.items() if python}
     {"accuracy": accuracy, "cost": cost}[arguments.table](arguments, pythons)
 

@@ -68,6 +68,26 @@ def test_a_second_run_goes_on_where_the_first_was_stopped(model: Path, text: Pat
     assert contents(tmp_path / "out") == before
 
 
+def test_tune_makes_another_artifact(model: Path, text: Path, finished: Path, tmp_path: Path) -> None:
+    command = ("tune", finished, "-a", model, "-c", text, "--length", 32, "-o", tmp_path / "tuned")
+    data = json.loads(call(*command, "--epochs", 2, "--to", "dense", "--json").stdout)
+    assert data["artifact"] == str(tmp_path / "tuned") and data["bytes"] > 0
+    assert data["kept"] == (data["kl_after"] < data["kl_before"])
+    assert 0 <= data["codes_moved"] < 1 and (data["codes_moved"] > 0) <= data["kept"]
+    assert (tmp_path / "tuned" / "export" / "dense" / "config.json").is_file()
+    assert json.loads((tmp_path / "tuned" / "run.json").read_text())["peak_bytes"] > 0
+    again = call(*command, "--epochs", 2)
+    assert again.exit_code == 0 and "divergence on held-out rows" in again.stdout and "step" not in again.stderr
+    page = call("report", tmp_path / "tuned", "-o", tmp_path / "page.html")
+    assert page.exit_code == 0 and "Tuned end to end" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_tuning_that_needs_too_much_memory_is_refused(model: Path, text: Path, finished: Path, tmp_path: Path) -> None:
+    found = call("tune", finished, "-a", model, "-c", text, "--max-ram", "1MiB", "-o", tmp_path / "tuned")
+    assert found.exit_code == 2 and "is predicted to need" in found.stderr
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_evaluate_gives_the_promised_figures(model: Path, text: Path, finished: Path) -> None:
     found = call("evaluate", finished, "--against", model, "--text", text, "--json")
     data = json.loads(found.stdout)

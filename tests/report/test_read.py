@@ -22,6 +22,14 @@ def test_a_manifest_is_read_whole(tmp_path: Path) -> None:
     assert len(found.kept) == len(content["kept"]) and len(found.blocks) == 3
 
 
+@pytest.mark.parametrize(("entry", "kept"), [({"kept": True, "kl_before": 0.2, "kl_after": 0.1}, True), ({}, False)])
+def test_what_tuning_did_is_read(tmp_path: Path, entry: dict[str, object], kept: bool) -> None:
+    found = read_manifest(write_artifact(tmp_path, manifest(1) | {"tuned": entry})).tuned
+    assert found is not None and found.kept is kept
+    assert (found.before, found.after) == (entry.get("kl_before"), entry.get("kl_after"))
+    assert read_manifest(write_artifact(tmp_path, manifest(1))).tuned is None
+
+
 def test_a_missing_manifest_names_the_file_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"manifest\.json: not found.*bitwright quantize"):
         read_manifest(tmp_path)

@@ -21,7 +21,7 @@ from bitwright.report.changes import Change, best_changes
 from bitwright.report.network import compose_network, is_network
 from bitwright.report.network_records import NetworkPage
 from bitwright.report.read import read_manifest, read_run, read_scores
-from bitwright.report.records import Block, Calibration, Manifest, Run, Scores, Source
+from bitwright.report.records import Block, Calibration, Manifest, Run, Scores, Source, Tuned
 from bitwright.report.summary import (
     KeptGroup,
     Note,
@@ -61,6 +61,7 @@ class Page:
     version: str
     source: Source
     calibration: Calibration | None
+    tuned: Tuned | None
     recipe: tuple[tuple[str, str], ...]
     scores: Scores | None
     run: Run | None
@@ -96,6 +97,7 @@ def compose(manifest: Manifest, scores: Scores | None, run: Run | None) -> Page:
         version=manifest.version,
         source=manifest.source,
         calibration=manifest.calibration,
+        tuned=manifest.tuned,
         recipe=manifest.recipe,
         scores=scores,
         run=run,

@@ -24,6 +24,7 @@ from bitwright.report.records import (
     Scores,
     Source,
     Storage,
+    Tuned,
     Weight,
 )
 
@@ -52,6 +53,7 @@ def read_manifest(folder: Path) -> Manifest:
         source=source(child(entry, "source")),
         recipe=flat(entry.get("recipe")),
         calibration=batches(child(entry, "calibration")) if isinstance(calibration, dict) else None,
+        tuned=tuned(child(entry, "tuned")) if isinstance(entry.get("tuned"), dict) else None,
         weights=tuple(weight(item) for item in entries(entry, "weights")),
         kept=tuple(kept(item) for item in entries(entry, "kept")),
         blocks=tuple(block(item) for item in entries(entry, "blocks")),
@@ -122,6 +124,11 @@ def batches(entry: Entry) -> Calibration:
     """The `calibration` object of a manifest."""
     rows, length, held_out = (number(entry, key) for key in ("rows", "length", "held_out"))
     return Calibration(rows, length, held_out, text(entry, "digest"))
+
+
+def tuned(entry: Entry) -> Tuned:
+    """The `tuned` object of a manifest."""
+    return Tuned(number(entry, "kl_before"), number(entry, "kl_after"), entry.get("kept") is True)
 
 
 def weight(entry: Entry) -> Weight:

@@ -103,6 +103,15 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuned:
+    """What tuning did to the divergence on held-out rows; `kept` False: codes stayed as they were."""
+
+    before: float | None
+    after: float | None
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """manifest.json."""
 
@@ -110,6 +119,7 @@ class Manifest:
     source: Source
     recipe: tuple[tuple[str, str], ...]
     calibration: Calibration | None
+    tuned: Tuned | None
     weights: tuple[Weight, ...]
     kept: tuple[Kept, ...]
     blocks: tuple[Block, ...]
