@@ -27,8 +27,8 @@ class Tuning:
     """
 
     epochs: int = 5
-    rate: float = 0.003
-    tokens: int = 4096
+    rate: float = 0.002
+    tokens: int = 2048
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.tokens) < 1 or self.rate <= 0:

@@ -25,10 +25,15 @@ from bitwright.store.source import Source
 
 @final
 class Student:
-    """Computes in float32. `weights`: those that move, by name; all others are as the artifact has them."""
+    """`weights`: those that move, by name; all others are as the artifact has them.
 
-    def __init__(self, artifact: Artifact, source: Source, graph: Graph, weights: Mapping[str, Moving]) -> None:
-        self.weights = weights
+    It is judged in float32. `short`: products are formed in bfloat16 while it learns; gradients are noisy anyway.
+    """
+
+    def __init__(
+        self, artifact: Artifact, source: Source, graph: Graph, weights: Mapping[str, Moving], short: bool = False
+    ) -> None:
+        self.weights, self.short = weights, short
         self._original = TorchRunner(source, graph, torch.float32)
         self._runner = TorchRunner(Rounded(artifact, source, graph, torch.float32), graph, torch.float32)
         for runner in (self._original, self._runner):
@@ -44,6 +49,10 @@ class Student:
 
         `wanted`: what leaves the original's last block.
         """
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.short):
+            return self._learn(tokens, wanted)
+
+    def _learn(self, tokens: Tensor, wanted: Tensor) -> tuple[float, int]:
         streams = [self._runner.first_stream(tokens)]
         for index in range(len(self._blocks)):
             with torch.no_grad():
@@ -93,7 +102,7 @@ class Student:
         return assembled(self._entries[index], matrices)
 
     def _through(self, index: int, stream: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        return self._runner.through(index, self._blocks[index], stream, weights)
+        return self._runner.through(index, self._blocks[index], stream, weights).float()
 
     def _divergences(
         self, tokens: Int64[Tensor, "rows length"], wanted: Tensor, stream: Tensor

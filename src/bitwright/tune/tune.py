@@ -31,6 +31,7 @@ from bitwright.evaluate.windows import Windows
 from bitwright.execute import TorchRunner
 from bitwright.graph import Graph, trace
 from bitwright.numerics.plain import to_plain
+from bitwright.numerics.short import has_short_units
 from bitwright.solvers import RoundedWeight
 from bitwright.solvers.moving import Moving, towards
 from bitwright.store.artifact import Artifact, open_artifact
@@ -80,9 +81,7 @@ def tune(
     """
     check_source(artifact, source)
     _check(artifact, batches, out)
-    key = text_digest(
-        [__version__, to_plain(artifact.manifest["digests"]), batches.digest, to_plain(tuning), torch.get_num_threads()]
-    )
+    key = text_digest([__version__, to_plain(artifact.manifest["digests"]), batches.digest, to_plain(tuning)])
     with only_run(out), explained(out):
         claim(out, key)
         if not (out / "manifest.json").is_file():
@@ -119,7 +118,7 @@ class _Run:
         """Learn, judge, write."""
         wanted = original_streams(self.source, self.graph, self.batches, self.work)
         weights = dict(moving_weights(self.artifact, self.source))
-        student = Student(self.artifact, self.source, self.graph, weights)
+        student = Student(self.artifact, self.source, self.graph, weights, has_short_units())
         learner = Learner(weights, self.tuning, self.tuning.epochs * self.per_epoch)
         report = self._restored(learner, lambda: {"before": self._judge(student, wanted), "epochs": []})
         while len(report["epochs"]) < self.tuning.epochs:
