@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,9 @@ from bitwright.export import Dense, export
 from bitwright.store.artifact import Artifact, open_artifact
 from bitwright.store.batches import Batches
 from bitwright.store.source import open_source
-from bitwright.tune import Epoch, TuneError, Tuning, needed_bytes, tune
-from engine.tiny import token_rows
+from bitwright.tune import Step, TuneError, Tuning, needed_bytes, tune
 from evaluate.tiny_models import artifact_of, save
-
-QUICK = Tuning(epochs=4, rate=0.01, tokens=64)
-ROWS = token_rows(40)  # 36 teach, four a step: nine steps an epoch
+from tune.conftest import QUICK, ROWS
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -49,16 +45,16 @@ def test_predictions_are_nearer_and_the_size_is_the_same(made: tuple[Path, Artif
         for n, q in tuned.qtensors(b).items()
     )
     assert moved == differ > 0
+    inside = [weight for weight in tuned.manifest["weights"] if weight["block"] is not None]
+    assert inside and all("codes_moved" in weight and weight["chosen"].endswith(", tuned") for weight in inside)
     export(tuned, Dense(torch.float32), tmp_path / "dense")
 
 
-def test_the_judge_of_the_run_is_a_reader_of_the_artifact(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+def test_the_judge_of_the_run_is_a_reader_of_the_artifact(dense: tuple[Path, Artifact], tuned: Artifact) -> None:
     """The divergence that is noted is the one that transformers finds with the artifact's own numbers."""
     import transformers
 
-    rows = ROWS
-    tuned = tune(dense[1], open_source(dense[0]), rows, tmp_path / "tuned", QUICK)
-    held_out = rows.rows[-rows.held_out :]
+    held_out = ROWS.rows[-ROWS.held_out :]
     original = transformers.AutoModelForCausalLM.from_pretrained(dense[0]).eval()
     for artifact, noted in ((dense[1], "kl_before"), (tuned, "kl_after")):
         student = transformers.AutoModelForCausalLM.from_pretrained(dense[0]).eval()
@@ -70,43 +66,41 @@ def test_the_judge_of_the_run_is_a_reader_of_the_artifact(dense: tuple[Path, Art
         assert abs(tuned.manifest["tuned"][noted] / found - 1) < 1e-3
 
 
-@pytest.mark.parametrize("stop", [1, 12, 36])
+@pytest.mark.parametrize("stop", [1, 13, 36])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
-    dense: tuple[Path, Artifact], tmp_path: Path, stop: int
+    dense: tuple[Path, Artifact], tuned: Artifact, tmp_path: Path, stop: int
 ) -> None:
     source = open_source(dense[0])
-    tune(dense[1], source, ROWS, tmp_path / "whole", QUICK)
 
-    def give_up(epoch: Epoch) -> None:
-        if epoch.done == stop:
+    def give_up(step: Step) -> None:
+        if step.done == stop:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, give_up)
     seen: list[int] = []
-    tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, lambda epoch: seen.append(epoch.done))
-    assert seen[0] == {1: 1, 12: 10, 36: 28}[stop]
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, lambda step: seen.append(step.done))
+    assert seen[:1] == {1: [1], 13: [13], 36: []}[stop]  # states after every fourth step and the last
+    assert contents(tmp_path / "stopped") == contents(tuned.path)
 
 
-def test_a_damaged_state_is_not_believed(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+def test_a_damaged_state_is_not_believed(dense: tuple[Path, Artifact], tuned: Artifact, tmp_path: Path) -> None:
     source = open_source(dense[0])
-    tune(dense[1], source, ROWS, tmp_path / "whole", QUICK)
 
-    def give_up(epoch: Epoch) -> None:
-        if epoch.done == 20:
+    def give_up(step: Step) -> None:
+        if step.done == 22:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, give_up)
-    file = tmp_path / "stopped" / "tuning" / "state0.safetensors"
+    file = tmp_path / "stopped" / "tuning" / "state1.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
     seen: list[int] = []
-    tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, lambda epoch: seen.append(epoch.done))
-    assert seen[0] == 10  # from the state before
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, lambda step: seen.append(step.done))
+    assert seen[0] == 17  # from the state before
+    assert contents(tmp_path / "stopped") == contents(tuned.path)
 
 
 def test_where_it_does_not_help_codes_stay(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
@@ -120,17 +114,16 @@ def test_where_it_does_not_help_codes_stay(dense: tuple[Path, Artifact], tmp_pat
             assert torch.equal(qtensor.dequantize(), dense[1].qtensors(block)[name].dequantize())
 
 
-def test_a_finished_one_is_opened_again(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
+def test_a_finished_one_is_opened_again(dense: tuple[Path, Artifact], tuned: Artifact) -> None:
     source = open_source(dense[0])
-    tune(dense[1], source, ROWS, tmp_path / "tuned", QUICK)
-    seen: list[Epoch] = []
-    again = tune(dense[1], source, ROWS, tmp_path / "tuned", QUICK, seen.append)
+    seen: list[Step] = []
+    again = tune(dense[1], source, ROWS, tuned.path, QUICK, seen.append)
     assert not seen and again.manifest["tuned"]["kept"]
     with pytest.raises(ValueError, match="holds a different run"):
-        tune(dense[1], source, ROWS, tmp_path / "tuned", replace(QUICK, epochs=2))
+        tune(dense[1], source, ROWS, tuned.path, replace(QUICK, epochs=2))
 
 
-def test_bad_input(dense: tuple[Path, Artifact], bookllama: Path, tmp_path: Path) -> None:
+def test_bad_input(dense: tuple[Path, Artifact], tuned: Artifact, bookllama: Path, tmp_path: Path) -> None:
     source, rows = open_source(dense[0]), ROWS
     with pytest.raises(TuneError, match="is the artifact itself"):
         tune(dense[1], source, rows, dense[1].path, QUICK)
@@ -144,7 +137,6 @@ def test_bad_input(dense: tuple[Path, Artifact], bookllama: Path, tmp_path: Path
             tmp_path / "tuned",
             QUICK,
         )
-    tuned = tune(dense[1], source, rows, tmp_path / "tuned", QUICK)
     with pytest.raises(TuneError, match="is tuned already"):
         tune(tuned, source, rows, tmp_path / "again", QUICK)
 
@@ -154,20 +146,13 @@ def test_a_number_that_is_not_finite_ends_it(dense: tuple[Path, Artifact], tmp_p
         tune(dense[1], open_source(dense[0]), ROWS, tmp_path / "tuned", replace(QUICK, rate=1e30))
 
 
-def test_all_weights_of_the_blocks_move(made: tuple[Path, Artifact], tmp_path: Path) -> None:
-    tuned = tune(made[1], open_source(made[0]), ROWS, tmp_path / "tuned", QUICK)
-    inside = [weight for weight in tuned.manifest["weights"] if weight["block"] is not None]
-    assert inside and all("codes_moved" in weight and weight["chosen"].endswith(", tuned") for weight in inside)
-    assert json.loads((tmp_path / "tuned" / "manifest.json").read_text())["digests"] == tuned.manifest["digests"]
-
-
 def test_more_rows_at_a_time_need_more_memory(dense: tuple[Path, Artifact]) -> None:
     source = open_source(dense[0])
     few, many = (needed_bytes(dense[1], source, ROWS, Tuning(tokens=tokens)) for tokens in (64, 64_000))
     assert 0 < few < many
 
 
-def test_an_artifact_of_an_artifact_opens(dense: tuple[Path, Artifact], tmp_path: Path) -> None:
-    tune(dense[1], open_source(dense[0]), ROWS, tmp_path / "tuned", QUICK)
-    assert open_artifact(tmp_path / "tuned").entries == dense[1].entries
+def test_the_first_artifact_is_left_as_it_was(dense: tuple[Path, Artifact], tuned: Artifact, tmp_path: Path) -> None:
+    assert open_artifact(tuned.path).entries == dense[1].entries
     assert artifact_of(dense[0], tmp_path / "plain").manifest["digests"] == dense[1].manifest["digests"]
+    assert open_artifact(dense[1].path).manifest == dense[1].manifest

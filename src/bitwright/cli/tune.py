@@ -20,7 +20,7 @@ from bitwright.store.artifact import Artifact, open_artifact
 from bitwright.store.batches import read_batches
 from bitwright.store.files import write_json
 from bitwright.store.source import open_source
-from bitwright.tune import Epoch, Tuning, needed_bytes
+from bitwright.tune import Step, Tuning, needed_bytes
 from bitwright.tune import tune as run
 
 TextOption = Annotated[
@@ -87,13 +87,13 @@ def _note(started: float) -> Any:
     """What is said after a step: at about every tenth of the way."""
     known: list[tuple[int, float]] = []
 
-    def note(epoch: Epoch) -> None:
-        known.append((epoch.done, time.monotonic()))
-        if epoch.done % max(1, epoch.steps // 10) == 0 or epoch.done == epoch.steps:
+    def note(step: Step) -> None:
+        known.append((step.done, time.monotonic()))
+        if step.done % max(1, step.steps // 10) == 0 or step.done == step.steps:
             first, began = (known[0][0] - 1, started) if len(known) == 1 else known[0]
-            each = (known[-1][1] - began) / (epoch.done - first)
-            left = f", about {duration(each * (epoch.steps - epoch.done))} left" if epoch.done < epoch.steps else ""
-            err.print(f"step {epoch.done}/{epoch.steps}: divergence {epoch.divergence:.4g}{left}", soft_wrap=True)
+            each = (known[-1][1] - began) / (step.done - first)
+            left = f", about {duration(each * (step.steps - step.done))} left" if step.done < step.steps else ""
+            err.print(f"step {step.done}/{step.steps}: divergence {step.divergence:.4g}{left}", soft_wrap=True)
 
     return note
 

@@ -2,6 +2,6 @@
 
 from bitwright.tune.learner import Tuning
 from bitwright.tune.need import needed_bytes
-from bitwright.tune.tune import Epoch, TuneError, tune
+from bitwright.tune.tune import Step, TuneError, tune
 
-__all__ = ["Epoch", "TuneError", "Tuning", "needed_bytes", "tune"]
+__all__ = ["Step", "TuneError", "Tuning", "needed_bytes", "tune"]

@@ -42,17 +42,15 @@ class Student:
         self._entries: list[list[Entry]] = [[e for e in moving if e.block == i] for i in range(len(graph.blocks))]
         self._blocks = [self._block(artifact, index) for index in range(len(graph.blocks))]
 
-    def learn(
-        self, tokens: Int64[Tensor, "rows length"], wanted: Float[Tensor, "rows length channels"]
-    ) -> tuple[float, int]:
-        """The divergence summed over all tokens, and their number; gradients of the mean reach the weights.
+    def learn(self, tokens: Int64[Tensor, "rows length"], wanted: Float[Tensor, "rows length channels"]) -> float:
+        """The mean divergence over all tokens; its gradients reach the weights.
 
         `wanted`: what leaves the original's last block.
         """
         with torch.autocast("cpu", torch.bfloat16, enabled=self.short):
             return self._learn(tokens, wanted)
 
-    def _learn(self, tokens: Tensor, wanted: Tensor) -> tuple[float, int]:
+    def _learn(self, tokens: Tensor, wanted: Tensor) -> float:
         streams = [self._runner.first_stream(tokens)]
         for index in range(len(self._blocks)):
             with torch.no_grad():
@@ -67,7 +65,7 @@ class Student:
             stream = streams.pop().detach().requires_grad_()
             self._through(index, stream, self._drawn(index)).backward(gradient)
             gradient = stream.grad
-        return total, tokens.numel()
+        return total / tokens.numel()
 
     def judge(self, tokens: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
         """The mean divergence over all tokens of these batches, with codes and scales as they would be stored.

@@ -5,8 +5,8 @@ through all of them knows. So after the solver codes near the edge of their cell
 the Kullback-Leibler divergence of the next-token distributions, original against artifact. The rows that were held out
 decide: where the divergence on them is no smaller in the end, the artifact stays as it was.
 
-The original runs once; what leaves its last block is a file. After every epoch the state is stored, in two files that
-take turns, so that a kill costs one epoch. The new artifact is a folder of its own.
+The original runs once; what leaves its last block is a file. Every tenth of the way the
+state is stored, in two files that take turns, so that a kill costs no more. The new artifact is a folder of its own.
 
 Source: the end-to-end step of EfficientQAT (Chen 2024) and PV-Tuning (Malinovskii 2024). Differs: codes and scales
 move at once, straight through the rounding, from where the solver left them, towards the original model and not a text.
@@ -46,6 +46,7 @@ from bitwright.tune.write import write_tuned
 from bitwright.version import __version__
 
 TOKENS = 4096  # of the original at a time
+STATES = 10  # are stored on the way
 
 
 class TuneError(ValueError):
@@ -54,15 +55,15 @@ class TuneError(ValueError):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Epoch:
-    """How far it is: `done` of `steps` steps, and the mean divergence of the last one in nats per token."""
+class Step:
+    """How far it is: `done` of `steps` steps, and the mean divergence at the last one in nats per token."""
 
     done: int
     steps: int
     divergence: float
 
 
-def ignore(epoch: Epoch) -> None:
+def ignore(step: Step) -> None:
     """The callback that does nothing."""
 
 
@@ -72,7 +73,7 @@ def tune(
     batches: Batches,
     out: Path,
     tuning: Tuning = Tuning(),
-    on_step: Callable[[Epoch], None] = ignore,
+    on_step: Callable[[Step], None] = ignore,
 ) -> Artifact:
     """The tuned artifact, in the folder `out`; the same call after a kill goes on, a finished one is opened again.
 
@@ -113,54 +114,57 @@ class _Run:
         self.rows = max(1, tuning.tokens // batches.rows.shape[1])
         self.taught = len(batches.rows) - batches.held_out
         self.per_epoch = math.ceil(self.taught / self.rows)
+        self.steps = tuning.epochs * self.per_epoch
+        self.every = math.ceil(self.steps / STATES)
 
-    def run(self, out: Path, on_step: Callable[[Epoch], None]) -> None:
+    def run(self, out: Path, on_step: Callable[[Step], None]) -> None:
         """Learn, judge, write."""
         wanted = original_streams(self.source, self.graph, self.batches, self.work)
         weights = dict(moving_weights(self.artifact, self.source))
         student = Student(self.artifact, self.source, self.graph, weights, has_short_units())
-        learner = Learner(weights, self.tuning, self.tuning.epochs * self.per_epoch)
-        report = self._restored(learner, lambda: {"before": self._judge(student, wanted), "epochs": []})
-        while len(report["epochs"]) < self.tuning.epochs:
-            report["epochs"].append(self._epoch(len(report["epochs"]), student, learner, wanted, on_step))
-            number = len(report["epochs"])
-            write_piece(self._file(number), text_digest([self.key, number]), learner.state(), report)
+        learner = Learner(weights, self.tuning, self.steps)
+        report = self._restored(learner) or {"before": self._judge(student, wanted), "divergences": []}
+        while learner.done < self.steps:
+            report["divergences"].append(self._step(student, learner, wanted))
+            if learner.done % self.every == 0 or learner.done == self.steps:
+                write_piece(*self._place(learner.done), learner.state(), report)
+            on_step(Step(learner.done, self.steps, report["divergences"][-1]))
         after = self._judge(student, wanted)
         kept = after < report["before"]
-        notes = {"kl_before": report["before"], "kl_after": after, "kl_epochs": report["epochs"], "kept": kept}
+        epochs = torch.tensor(report["divergences"], dtype=torch.float64).reshape(-1, self.per_epoch).mean(1).tolist()
+        notes = {"kl_before": report["before"], "kl_after": after, "kl_epochs": epochs, "kept": kept}
         found = {name: weight.stored() for name, weight in weights.items()} if kept else {}
         write_tuned(self.artifact, found, notes | {"settings": to_plain(self.tuning)}, out)
 
-    def _restored(self, learner: Learner, begin: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _restored(self, learner: Learner) -> dict[str, Any] | None:
         """What was reported when the last state that is intact was stored; the learner goes on from there."""
-        for number in range(self.tuning.epochs, 0, -1):
-            piece = read_piece(self._file(number), text_digest([self.key, number]))
-            if piece is not None:
-                learner.restore(piece.arrays(), number * self.per_epoch)
-                report: dict[str, Any] = piece.report
-                return report
-        return begin()
+        for done in range(self.steps, 0, -1):
+            if done % self.every == 0 or done == self.steps:
+                piece = read_piece(*self._place(done))
+                if piece is not None:
+                    learner.restore(piece.arrays(), done)
+                    report: dict[str, Any] = piece.report
+                    return report
+        return None
 
-    def _file(self, number: int) -> Path:
-        return self.work / f"state{number % 2}.safetensors"
+    def _place(self, done: int) -> tuple[Path, str]:
+        """File and key of the state after so many steps."""
+        number = math.ceil(done / self.every)
+        return self.work / f"state{number % 2}.safetensors", text_digest([self.key, done])
 
-    def _epoch(
-        self, number: int, student: Student, learner: Learner, wanted: Side, on_step: Callable[[Epoch], None]
-    ) -> float:
-        """The mean divergence of all steps of one epoch, each as it was when it was taken."""
-        order = torch.randperm(self.taught, generator=torch.Generator().manual_seed(number))
-        total, count = 0.0, 0
-        for rows in order.split(self.rows):
-            divergence, tokens = student.learn(self.batches.rows[rows], _streams(wanted, rows))
-            if not math.isfinite(divergence):
-                raise TuneError(
-                    f"the divergence of the artifact from the original became {divergence} after {learner.done} steps; "
-                    "`bitwright evaluate` says whether the artifact itself is sound"
-                )
-            learner.step()
-            on_step(Epoch(learner.done, learner.steps, divergence / tokens))
-            total, count = total + divergence, count + tokens
-        return total / count
+    def _step(self, student: Student, learner: Learner, wanted: Side) -> float:
+        """The mean divergence on the rows of the next step, as it was when the step was taken."""
+        epoch, place = divmod(learner.done, self.per_epoch)
+        order = torch.randperm(self.taught, generator=torch.Generator().manual_seed(epoch))
+        rows = order.split(self.rows)[place]
+        divergence = student.learn(self.batches.rows[rows], _streams(wanted, rows))
+        if not math.isfinite(divergence):
+            raise TuneError(
+                f"the divergence of the artifact from the original became {divergence} after {learner.done} steps; "
+                "`bitwright evaluate` says whether the artifact itself is sound"
+            )
+        learner.step()
+        return divergence
 
     def _judge(self, student: Student, wanted: Side) -> float:
         rows = torch.arange(self.taught, len(self.batches.rows)).split(self.rows)
