@@ -32,4 +32,6 @@ def needed_bytes(artifact: Artifact, source: Source, batches: Batches, tuning: T
     streams = (tokens * (len(blocks) + 2) + _JUDGED * batches.held_out * length) * channels
     inner = _DRAWN * max(wide, default=0) + _INNER * tokens * max(outputs, default=0)
     kept = 2 * (every - moving)  # of the original and of the artifact
-    return 4 * (_MOVING * moving + kept + inner + streams + _LOGITS * LOGITS) + _PROCESS
+    words = max(shape.shape[0] for shape in source.parameters().values() if shape.shape)  # at least
+    logits = _LOGITS * min(LOGITS, tokens * words)
+    return 4 * (_MOVING * moving + kept + inner + streams + logits) + _PROCESS
