@@ -136,8 +136,8 @@ def changes_of(network: Network, walked: Walked) -> dict[str, Change]:
 
 def shaped_offset(network: Network, node: Node, offset: Tensor) -> Tensor:
     """The offset of a node in the shape that adds to what it makes."""
-    shape = network.values[node.outputs[0]].shape
-    trailing = 0 if node.op in ("MatMul", "Gemm") or shape is None else len(shape) - 2
+    kernel = network.values[node.inputs[1]].shape  # that of the output may be unknown
+    trailing = 0 if node.op in ("MatMul", "Gemm") or kernel is None else len(kernel) - 2
     return offset.reshape(-1, *[1] * trailing)
 
 
