@@ -102,6 +102,20 @@ def test_signed_activations_are_a_cause_where_they_kept_an_operator_in_float_too
     assert "VNNI" not in found[-1]  # nothing ran in integers
 
 
+@pytest.mark.parametrize(("spent", "told"), [(1.5, True), (0.9, False)])
+def test_going_into_codes_and_back_is_a_cause_where_it_takes_a_tenth_of_the_time(spent: float, told: bool) -> None:
+    operators = (
+        Operator("conv", "QLinearConv", Kind.INTEGER, "", 8.0, is_linear=True),
+        Operator("q", "QuantizeLinear", Kind.QUANTIZER, "", spent / 2),
+        Operator("d", "DequantizeLinear", Kind.QUANTIZER, "", spent / 2),
+        Operator("s1", "HardSigmoid", Kind.FLOAT, "no integer HardSigmoid", (2 - spent) / 2),
+        Operator("s2", "HardSigmoid", Kind.FLOAT, "no integer HardSigmoid", (2 - spent) / 2),
+    )
+    (found,) = said(operators=operators, latencies=(timed(0.5, 0.4, 0.6),), why=())
+    wanted = "15% of the time goes into codes and back around what stays float (2 HardSigmoid)"
+    assert (wanted in found) is told and ("nothing in the profile" in found) is not told
+
+
 def test_unfused_products_are_a_warning_even_where_the_file_is_fast() -> None:
     convs = tuple(
         Operator(f"conv{i}", "Conv", Kind.FLOAT, "not fused", 1.0, is_linear=True, is_unfused=True) for i in range(5)

@@ -7,6 +7,7 @@ decibels, which is what zeros would reach) is lost.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bitwright.evaluate.agreement import Agreement
@@ -15,6 +16,7 @@ from bitwright.evaluate.operators import Kind, Operator
 from bitwright.numerics.machine import Machine
 
 TWICE_DB = 6.0
+WORTH_TELLING = 0.1  # of the time
 Causes = tuple[Machine, tuple[str, ...]]
 
 
@@ -47,7 +49,7 @@ def judge(
     for output in outputs:
         yield from (f"{engine}: {text}" for text in _of_output(output))
     yield from (f"{engine}: {text}" for text in _of_operators(operators))
-    why = "; ".join([*causes[1], *_of_machine(operators, causes[0])])
+    why = "; ".join([*causes[1], *_of_machine(operators, causes[0]), *_of_conversions(operators)])
     for against in dict.fromkeys(one.against for one in latencies):
         mine = [one for one in latencies if one.against == against]
         yield from (f"{engine}: {text}" for text in _of_latency(against, mine, why))
@@ -100,6 +102,16 @@ def _of_machine(operators: Sequence[Operator], machine: Machine) -> Iterator[str
         yield "signed activations, while x86 multiplies unsigned with signed integers: quantize for an x86 target"
     if machine.has_vnni is False and any(one.kind is Kind.INTEGER for one in linear):
         yield f"{machine.name} has no VNNI, so that integer products take several steps"
+
+
+def _of_conversions(operators: Sequence[Operator]) -> Iterator[str]:
+    """Where operators between integers stay float, their values are converted twice."""
+    spent = sum(one.microseconds for one in operators)
+    converting = sum(one.microseconds for one in operators if one.kind is Kind.QUANTIZER)
+    between = Counter(one.op for one in operators if one.kind is Kind.FLOAT and not one.is_linear)
+    if between and converting > WORTH_TELLING * spent:
+        names = ", ".join(f"{count} {op}" for op, count in between.most_common(3))
+        yield f"{converting / spent:.0%} of the time goes into codes and back around what stays float ({names})"
 
 
 def _of_latency(against: str, latencies: Sequence[Latency], why: str) -> Iterator[str]:
