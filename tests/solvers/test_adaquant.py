@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitwright.numerics import PER_ROW, PER_TENSOR, Float, FloatKind, Int, MinMax, Params, Spec, quantize
 from bitwright.solvers import AdaQuant, Feedback, Piece, Problem, Reconstruction, RoundedWeight, Schedule
-from bitwright.solvers.adaquant import Moving
+from bitwright.solvers.moving import Moving, as_it_was
 from conformance.block_solvers import noise_over_signal
 from conformance.pieces import activation, correlated, linear
 from conformance.specs import random_gram, random_weight
@@ -93,8 +93,8 @@ def test_a_start_with_feedback_is_where_it_starts() -> None:
     asked = RoundedWeight(weight, start)
     nearest = quantize(weight, spec, start.params)
     assert not torch.equal(nearest.codes, start.codes)
-    assert torch.equal(Moving(asked).stored().codes, start.codes)
-    assert torch.equal(Moving(asked).draw(), asked.shaped(start.dequantize()))
+    assert torch.equal(Moving(asked, as_it_was(asked)).stored().codes, start.codes)
+    assert torch.equal(Moving(asked, as_it_was(asked)).draw(), asked.shaped(start.dequantize()))
 
 
 def test_codes_may_travel_further_than_to_a_neighbour() -> None:
