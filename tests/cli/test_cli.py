@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitwright import Int, Recipe, Rule, Spec, per_group
-from bitwright.recipe.presets import OWN, nearest, w4a16
+from bitwright.recipe.presets import OWN, nearest, nf4, w4a16
 from bitwright.recipe.text import write_recipe
 from bitwright.store.artifact import open_artifact
 from cli.conftest import call, refused, save_llama
@@ -80,6 +80,18 @@ def test_tune_makes_another_artifact(model: Path, text: Path, finished: Path, tm
     assert again.exit_code == 0 and "divergence on held-out rows" in again.stdout and "step" not in again.stderr
     page = call("report", tmp_path / "tuned", "-o", tmp_path / "page.html")
     assert page.exit_code == 0 and "Tuned end to end" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_tuning_for_a_form_that_cannot_hold_the_artifact_is_refused_before_it(
+    model: Path, text: Path, tmp_path: Path
+) -> None:
+    recipe = nearest(nf4())
+    (tmp_path / "nf4.toml").write_text(write_recipe(recipe))
+    made = call("quantize", model, "-r", tmp_path / "nf4.toml", "-o", tmp_path / "artifact")
+    assert made.exit_code == 0, made.output
+    command = ("tune", tmp_path / "artifact", "-a", model, "-c", text, "--to", "compressed-tensors")
+    found = call(*command, "-o", tmp_path / "tuned")
+    assert found.exit_code == 2 and "dense" in found.stderr and not (tmp_path / "tuned").exists()
 
 
 def test_tuning_that_needs_too_much_memory_is_refused(model: Path, text: Path, finished: Path, tmp_path: Path) -> None:

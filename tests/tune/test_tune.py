@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 
 from bitwright.evaluate import EvaluateError
 from bitwright.export import Dense, export
+from bitwright.quantize import quantize
+from bitwright.recipe.presets import PRESETS, nearest, regrouped
 from bitwright.store.artifact import Artifact, open_artifact
 from bitwright.store.batches import Batches
 from bitwright.store.source import open_source
@@ -101,6 +104,32 @@ def test_a_damaged_state_is_not_believed(dense: tuple[Path, Artifact], tuned: Ar
     tune(dense[1], source, ROWS, tmp_path / "stopped", QUICK, lambda step: seen.append(step.done))
     assert seen[0] == 17  # from the state before
     assert contents(tmp_path / "stopped") == contents(tuned.path)
+
+
+@pytest.mark.parametrize("preset", ["fp8", "nf4", "w8a16"])
+def test_other_formats_move_and_are_never_worse(dense: tuple[Path, Artifact], tmp_path: Path, preset: str) -> None:
+    recipe = nearest(PRESETS[preset]())
+    recipe = regrouped(recipe, 16) if preset == "nf4" else recipe
+    artifact = quantize(dense[0], recipe, tmp_path / "artifact")
+    tuned = tune(artifact, open_source(dense[0]), ROWS, tmp_path / "tuned", QUICK)
+    notes = tuned.manifest["tuned"]
+    assert notes["kept"] == (notes["kl_after"] < notes["kl_before"])
+    assert {e.name: e.spec for e in tuned.entries} == {e.name: e.spec for e in artifact.entries}
+    for block, _ in tuned.parts():
+        for name, qtensor in tuned.qtensors(block).items():
+            assert bool(torch.isfinite(qtensor.dequantize()).all())
+            assert qtensor.bits == artifact.qtensors(block)[name].bits
+    if preset == "nf4":
+        assert notes["kept"] and any(weight["codes_moved"] for weight in tuned.manifest["weights"])
+
+
+def test_one_that_was_damaged_since_is_made_anew(dense: tuple[Path, Artifact], tuned: Artifact, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(tuned.path, out)
+    file = out / "blocks" / "00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    tune(dense[1], open_source(dense[0]), ROWS, out, QUICK)
+    assert contents(out) == contents(tuned.path)
 
 
 def test_where_it_does_not_help_codes_stay(dense: tuple[Path, Artifact], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -64,16 +65,20 @@ def export(
         say(f"note: {note}")
 
 
-def check_form(to: str, plan: Plan | None = None, source: Source | None = None) -> None:
-    """ValueError where there is no such form, or where it cannot hold what is planned: before any work is done."""
+def check_form(to: str, source: Source | None = None, entries: Sequence[Entry] = ()) -> None:
+    """ValueError where there is no such form, or where it cannot hold these weights of a source: before any work."""
     if to not in EXPORTERS:
         raise ValueError(f"--to is one of {', '.join(EXPORTERS)}; found {to!r}")
-    if plan is not None and source is not None:
-        entries = [
-            Entry(view.name, view.parameter, view.index, view.transposed, view.shape, spec, None)
-            for view, spec in plan.views()
-        ]
+    if source is not None:
         EXPORTERS[to]().check(source, entries)
+
+
+def planned(plan: Plan) -> list[Entry]:
+    """The weights that a plan will quantize, as an artifact will list them."""
+    return [
+        Entry(view.name, view.parameter, view.index, view.transposed, view.shape, spec, None)
+        for view, spec in plan.views()
+    ]
 
 
 def export_inside(artifact: Artifact, to: str) -> Path:

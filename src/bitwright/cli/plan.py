@@ -9,7 +9,7 @@ from typing import Any
 
 from bitwright.cli import job as options
 from bitwright.cli.answer import answering, duration, say, say_json, size
-from bitwright.cli.export import check_form
+from bitwright.cli.export import check_form, planned
 from bitwright.cli.folding import Line, folded, show_rows
 from bitwright.cli.which import is_network, refuse
 from bitwright.numerics import Spec
@@ -49,7 +49,7 @@ def plan(
     )
     job = options.prepare(given, needs_rows=False)
     if to is not None:
-        check_form(to, job.plan, job.source)
+        check_form(to, job.source, planned(job.plan))
     if json:
         say_json(plan_json(job))
     else:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bitwright.cli import job as options
 from bitwright.cli.answer import duration, err, resuming, say, say_json, show, size
-from bitwright.cli.export import check_form, export_inside
+from bitwright.cli.export import check_form, export_inside, planned
 from bitwright.cli.memory import PeakMemory, host, resident
 from bitwright.cli.which import is_network, refuse
 from bitwright.engine.run import BlockDone
@@ -79,7 +79,7 @@ def quantize(
     )
     job = options.prepare(given, needs_rows=True)
     if to is not None:
-        check_form(to, job.plan, job.source)
+        check_form(to, job.source, planned(job.plan))
     err.print(f"predicted: {size(job.cost.peak_ram_bytes)} of memory, about {duration(job.cost.seconds)}")
     finished = run_job(job, output)
     note_run(finished)

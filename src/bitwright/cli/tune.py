@@ -48,10 +48,10 @@ def tune(
     Needs the whole model in memory, in float32, and a gradient for every weight; the same command again resumes. The
     outcome is a new artifact, with the codes of the old one where held-out rows show no gain.
     """
-    if to is not None:
-        check_form(to)
     options.use_threads(threads)
     found, source = open_artifact(artifact), open_source(against, allow_pickle)
+    if to is not None:
+        check_form(to, source, found.entries)
     rows = read_batches(calibration, source.tokenizer(), positions(source.skeleton()), samples, length)
     tuning = Tuning(epochs=epochs)
     need = needed_bytes(found, source, rows, tuning)

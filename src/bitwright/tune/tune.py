@@ -5,8 +5,8 @@ through all of them knows. So after the solver codes near the edge of their cell
 the Kullback-Leibler divergence of the next-token distributions, original against artifact. The rows that were held out
 decide: where the divergence on them is no smaller in the end, the artifact stays as it was.
 
-The original runs once; what leaves its last block is a file. Every tenth of the way the
-state is stored, in two files that take turns, so that a kill costs no more. The new artifact is a folder of its own.
+The original runs once; what leaves its last block is a file. Every tenth of the way the state is stored, in two files
+that take turns, so that a kill costs no more. The new artifact is a folder of its own.
 
 Source: the end-to-end step of EfficientQAT (Chen 2024) and PV-Tuning (Malinovskii 2024). Differs: codes and scales
 move at once, straight through the rounding, from where the solver left them, towards the original model and not a text.
@@ -34,7 +34,7 @@ from bitwright.numerics.plain import to_plain
 from bitwright.numerics.short import has_short_units
 from bitwright.solvers import RoundedWeight
 from bitwright.solvers.moving import Moving, towards
-from bitwright.store.artifact import Artifact, open_artifact
+from bitwright.store.artifact import Artifact, ArtifactError, open_artifact
 from bitwright.store.batches import Batches
 from bitwright.store.files import text_digest
 from bitwright.store.lock import only_run
@@ -85,10 +85,20 @@ def tune(
     key = text_digest([__version__, to_plain(artifact.manifest["digests"]), batches.digest, to_plain(tuning)])
     with only_run(out), explained(out):
         claim(out, key)
-        if not (out / "manifest.json").is_file():
+        if not _is_finished(out):
+            (out / "manifest.json").unlink(missing_ok=True)
             _Run(artifact, source, batches, out / TUNING, tuning, key).run(out, on_step)
         shutil.rmtree(out / TUNING, ignore_errors=True)
     return open_artifact(out)
+
+
+def _is_finished(out: Path) -> bool:
+    """Whether a whole artifact is there; one that was damaged since is made anew."""
+    try:
+        open_artifact(out)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _check(artifact: Artifact, batches: Batches, out: Path) -> None:
