@@ -121,7 +121,7 @@ class Odd(nn.Module):
         self.leave = nn.Linear(width, 40, bias=False)
 
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
-        side, x = self.side, self.enter(input_ids)
+        x = self.enter(input_ids)
         for zorp in self.zorps:
-            side, x = zorp(side, x)
+            _, x = zorp(self.side, x)
         return SimpleNamespace(logits=self.leave(x))

@@ -20,7 +20,7 @@ from bitwright.recipe.presets import asymmetric
 from bitwright.recipe.recipe import Recipe, Rule
 from bitwright.store.source import open_source
 
-ROWS = Rows(10, 2, 16)
+ROWS = Rows(torch.randint(3, 160, (10, 16), generator=torch.Generator().manual_seed(7)), 2)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def setting(source_folder: Path, folder: Path, index: int) -> Setting:
     runner = TorchRunner(source, plan.graph, torch.float32, source.dtype)
     runner.load_outside()
     noise = torch.Generator().manual_seed(1)
-    tokens = torch.randint(3, 160, (ROWS.count, ROWS.length), generator=noise)
-    original = runner.first_stream(tokens)
+    original = runner.first_stream(ROWS.tokens)
     quantized = original + 0.02 * torch.randn(original.shape, generator=noise)
     pair = Pair(*(StreamFile(folder / name, tuple(original.shape), torch.float32) for name in ("one", "other")))
     for file, stream in ((pair.original, original), (pair.quantized, quantized)):
@@ -69,7 +68,7 @@ def setting(source_folder: Path, folder: Path, index: int) -> Setting:
         file.write(0, stream)
     weights = source.read(plan.graph.blocks[index].parameters)
     other = {n: w + 0.01 * torch.randn(w.shape, generator=noise) for n, w in weights.items()}
-    block = Pass(runner, index, runner.block(index, weights), runner.block(index, other))
+    block = Pass(runner, index, runner.block(index, weights), runner.block(index, other), ROWS.tokens)
     return Setting(plan.blocks[index], block, pair, folder)
 
 
@@ -95,5 +94,5 @@ def seen_by_hooks(one: Setting, module: nn.Module, stream: Tensor) -> dict[str, 
     """The same for one run of the block, and under `""` the stream that the block itself reads."""
     one.block.runner.note_calls(*stream.shape[:2])
     with reads(module) as seen:
-        one.block.runner.run(one.block.index, module, stream)
+        one.block.run(module, stream, 0)
     return seen | {"": stream.double().flatten(0, -2)}

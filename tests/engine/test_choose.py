@@ -33,8 +33,8 @@ def test_the_error_is_the_mean_over_tokens_of_the_relative_squared_distance(one:
     start, stop = ROWS.kept_back[0]
     found = held_out(one, ROWS.kept_back).error(one.block)
     with torch.no_grad():
-        wanted = one.block.runner.run(1, one.block.original, one.streams.original.read(start, stop)).double()
-        output = one.block.runner.run(1, one.block.quantized, one.streams.quantized.read(start, stop)).double()
+        wanted = one.block.run(one.block.original, one.streams.original.read(start, stop), start).double()
+        output = one.block.run(one.block.quantized, one.streams.quantized.read(start, stop), start).double()
     by_hand = ((output - wanted) ** 2).sum(-1) / (wanted**2).sum(-1)
     assert found == pytest.approx(float(by_hand.mean()), rel=1e-5)
 

@@ -170,7 +170,7 @@ def test_every_expert_has_the_gram_of_the_tokens_that_the_router_sent_it(routed:
         stream = routed.streams.quantized.read(start, stop)
         routed.block.runner.note_calls(*stream.shape[:2])
         with experts:
-            routed.block.runner.run(1, routed.block.quantized, stream)
+            routed.block.run(routed.block.quantized, stream, start)
     counts = []
     for group, found in zip(routed.groups, stats, strict=True):
         view = group[0].linear.view

@@ -30,7 +30,7 @@ def passage(one: Setting) -> Passage:
 
 def whole(one: Setting, batch: tuple[int, int]) -> torch.Tensor:
     """The quantized block's output in one go."""
-    return one.block.runner.run(one.block.index, one.block.quantized, one.streams.quantized.read(*batch))
+    return one.block.run(one.block.quantized, one.streams.quantized.read(*batch), batch[0])
 
 
 def test_every_stage_sees_what_forward_hooks_see(one: Setting) -> None:

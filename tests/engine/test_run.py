@@ -95,6 +95,8 @@ def test_damaged_streams_are_run_anew(damage: str, dense: Path, half: Path, fini
     [
         ("routed", torch.float32, torch.float32),
         ("transposed", torch.float32, torch.float32),
+        ("told", torch.float32, torch.float32),
+        ("told", torch.bfloat16, torch.float32),
         ("dense", torch.bfloat16, torch.bfloat16),
         ("dense", torch.bfloat16, torch.float32),
         ("dense", torch.float16, torch.float32),
@@ -109,6 +111,14 @@ def test_streams_through_stored_blocks_are_those_of_the_run(
     stop_after(source, tmp_path / "out", 1, compute)
     shutil.rmtree(tmp_path / "out" / "streams")
     run(source, tmp_path / "out", compute=compute)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_blocks_that_are_told_the_words_are_told_them_when_a_run_goes_on(tmp_path: Path) -> None:
+    source = model(tmp_path / "model", "told")
+    run(source, tmp_path / "whole")
+    stop_after(source, tmp_path / "out", 1)
+    run(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 

@@ -38,7 +38,7 @@ def test_padding_is_not_computed_with(rounded: Rounded, tmp_path: Path) -> None:
     windows = Windows(torch.randint(4096, (3, 16), generator=torch.Generator().manual_seed(0)), 5, "")
     side = Side.open(rounded, TorchRunner(rounded, rounded.graph, torch.float32), windows, tmp_path / "artifact")
     batches = windows.batches(32)
-    side.embed(windows, batches)
+    side.embed(batches)
     side.advance(0, batches)
     assert side.read(batches[-1]).shape == (1, 5, 32)
     assert torch.equal(side.stream.read(2, 3)[:, 5:], torch.zeros((1, 11, 32)))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bitwright.graph import Block, Graph, Linear, TraceError, trace
+from bitwright.graph import Block, Graph, Linear, trace
 from bitwright.store.skeleton import tie
 from conformance import models
 
@@ -277,102 +275,6 @@ def test_a_head_tied_to_the_embedding_is_no_obstacle() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_type_of_the_weights_does_not_matter(dtype: torch.dtype) -> None:
     assert trace(models.skeleton("llama").to(dtype)).views() == traced("llama").views()
-
-
-class Plain(nn.Module):
-    """A block that works; the ones below do not."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.w = nn.Linear(width, width)
-
-    def forward(self, side: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return side, x + self.w(self.change(x))
-
-    def change(self, x: Tensor) -> Tensor:
-        return x
-
-
-class NeedsNumbers(Plain):
-    def change(self, x: Tensor) -> Tensor:
-        if x.abs().sum().item() == 0:
-            raise RuntimeError("frobnicate wants numbers")
-        return x
-
-
-class ThroughNumpy(Plain):
-    def change(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(x.numpy() + 1)
-
-
-class OtherShape(Plain):
-    def forward(self, side: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return side, self.w(x)[:, :-1]
-
-
-class ScaledBetween(models.Odd):
-    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
-        x = self.enter(input_ids)
-        for zorp in self.zorps:
-            x = zorp(self.side, x * 2)[1]
-        return SimpleNamespace(logits=self.leave(x))
-
-
-class Backwards(models.Odd):
-    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
-        x = self.enter(input_ids)
-        for zorp in reversed(self.zorps):
-            x = zorp(self.side, x)[1]
-        return SimpleNamespace(logits=self.leave(x))
-
-
-class OtherArguments(models.Odd):
-    def forward(self, tokens: Tensor) -> SimpleNamespace:  # type: ignore[override]
-        raise AssertionError("never called")
-
-
-class Single(nn.Module):
-    """Nothing repeats."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.leave = nn.Embedding(40, 16), nn.Linear(16, 40)
-
-    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.leave(self.enter(input_ids)))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (Single, "no repeated blocks were found"),
-        (lambda: models.Odd(block=NeedsNumbers), "zorps.0 cannot be traced: frobnicate wants numbers"),
-        (lambda: models.Odd(block=OtherShape), "zorps.0: none of its outputs has the shape of its input"),
-        (lambda: ScaledBetween(block=Plain), "zorps.1: its input is not the output of the block before it"),
-        (lambda: Backwards(block=Plain), "zorps.0 and its siblings do not each run once, in order"),
-        (lambda: OtherArguments(block=Plain), "the parts around the blocks cannot be traced: .*input_ids"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_model_that_cannot_be_traced_is_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(TraceError, match=message):
-        trace(make().to("meta"))
-
-
-def test_a_block_that_leaves_torch_is_traced_on_zeros() -> None:
-    block = trace(models.Odd(block=ThroughNumpy).to("meta")).blocks[0]
-    assert [linear.view.name for linear in block.linears] == ["zorps.0.w"]
-    assert "numpy" in block.notes[0]
-
-
-def test_an_error_without_words_is_named_by_its_kind() -> None:
-    class Silent(Plain):
-        def change(self, x: Tensor) -> Tensor:
-            if x.is_meta:
-                raise NotImplementedError
-            return x
-
-    assert trace(models.Odd(block=Silent).to("meta")).blocks[0].notes[0].endswith("NotImplementedError")
 
 
 @pytest.mark.slow

@@ -109,6 +109,8 @@ def test_a_group_that_does_not_divide_is_refused_with_the_remedy() -> None:
         plan("llama", w4a16())
     with pytest.raises(PlanError, match=r"down_proj \[32, 48\]: a tile of 32 columns .*\(16, 8\).* keep this weight"):
         plan("llama", Recipe((Rule("*", Spec(Int(4), per_group(32))),)))
+    with pytest.raises(PlanError, match=r"To keep all 2 that do not fit: --keep 'model\.layers\.\*\.mlp\.down_proj'$"):
+        plan("llama", Recipe((Rule("*", Spec(Int(4), per_group(32))),)))
     found = plan("llama", Recipe((Rule("down_proj"), Rule("*", Spec(Int(4), per_group(32))))))
     assert not any("down_proj" in name for name, _, _ in found.specs())
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from bitwright.engine.choose import HeldOut, Writer
@@ -31,11 +32,20 @@ from bitwright.solvers import Nearest, Problem
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """How many rows there are, how many of the last are held out, and their length."""
+    """The calibration rows; the last `held_out` are held out."""
 
-    count: int
+    tokens: Int64[Tensor, "count length"]
     held_out: int
-    length: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.tokens.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Tokens in each."""
+        return self.tokens.shape[1]
 
     @property
     def fitted(self) -> list[tuple[int, int]]:
@@ -72,7 +82,7 @@ def quantize_block(
         outcomes = [_data_free(step, weights) for step in job.steps]
         return BlockResult(_tensors(outcomes), kept, _report(job, outcomes, weights, None, None))
     own = {name: tensor.clone() if name in planned else tensor for name, tensor in weights.items()}
-    block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own))
+    block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, own), flow.rows.tokens)
     held = Held(runner.weights, runner.dtype)
     tape = plan_tape(job, flow.behind.original.path.parent, flow.rows.count, flow.rows.length, held)
     block = enter(block, job, flow, tape)
@@ -110,7 +120,6 @@ def enter(block: Pass, job: BlockJob, flow: Flow, tape: Tape | None = None) -> P
         tape.create()
 
     def run(start: int, stop: int) -> Tensor:
-        block.runner.note_calls(stop - start, flow.rows.length)
         return notes.run(block, flow.before.original.read(start, stop), start)
 
     _write(block, run, flow.behind.original, flow.rows)

@@ -57,7 +57,7 @@ def relative_error(output: Tensor, wanted: Tensor) -> Tensor:
 
 def _energy(values: Tensor) -> Tensor:
     """Squared length of every token, float64: the square of a float32 activation may exceed its range."""
-    norms: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(2), dim=-1, dtype=torch.float64)
     return norms.square()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from bitwright.calib import Cross, Gram
@@ -49,12 +50,13 @@ class InputStats:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One block in both forms, ready to run."""
+    """One block in both forms, ready to run on the rows of `tokens`."""
 
     runner: TorchRunner
     index: int
     original: nn.Module
     quantized: nn.Module
+    tokens: Int64[Tensor, "rows length"]
     tape: Tape | None = None
     passage: Passage | None = None
 
@@ -67,9 +69,12 @@ class Pass:
         """The quantized block's output for these rows of its stream."""
         if self.passage is not None:
             return self.passage.output((start, stop))
-        self.runner.note_calls(stop - start, stream.shape[1])
         with short_factors():
-            return self.runner.run(self.index, self.quantized, stream.read(start, stop))
+            return self.run(self.quantized, stream.read(start, stop), start)
+
+    def run(self, module: nn.Module, rows: Float[Tensor, "rows length ..."], start: int) -> Tensor:
+        """What one of the two forms makes of these rows, the first of which is row `start`."""
+        return self.runner.run(self.index, module, rows, self.tokens[start : start + len(rows)])
 
 
 def by_input(stage: Stage) -> list[tuple[Step, ...]]:
@@ -106,11 +111,11 @@ def collect(
         if block.tape is not None:
             before.recall(block.tape, start, stop)
         else:
-            before.run(block.original, block, streams.original.read(start, stop))
+            before.run(block.original, block, streams.original.read(start, stop), start)
         if block.passage is not None:
             after.resume(block.passage, start, stop)
         else:
-            after.run(block.quantized, block, streams.quantized.read(start, stop))
+            after.run(block.quantized, block, streams.quantized.read(start, stop), start)
         for group, stats in zip(groups, found, strict=True):
             _add(group, stats, before, after, block)
     return found
@@ -167,14 +172,13 @@ class _Seen:
         self._awaited_adds = {name for name in self._awaited if steps[name].linear.writes_stream}
         self._stops = len(self._awaited) == len(steps)
 
-    def run(self, module: nn.Module, block: Pass, stream: Tensor) -> None:
-        """Run the block on these rows until everything has been seen."""
+    def run(self, module: nn.Module, block: Pass, rows: Tensor, start: int) -> None:
+        """Run the block on these rows, the first of which is row `start`, until everything has been seen."""
         name = block.runner.graph.blocks[block.index].name
         parameters = {f"{name}.{key}": p for key, p in module.named_parameters()}
-        block.runner.note_calls(stream.shape[0], stream.shape[1])
         watch = Watch(parameters, self._product, self._add)
         with short_factors():
-            run_watched(lambda: block.runner.run(block.index, module, stream), watch)
+            run_watched(lambda: block.run(module, rows, start), watch)
 
     def recall(self, tape: Tape, start: int, stop: int) -> None:
         """Take the same from the tape of an earlier run; routed weights are not on it."""

@@ -34,20 +34,22 @@ class Notes:
         if (rows, length) not in self.programs:
             return self._record(block, stream, start)
         if self.tape is None:
-            return block.runner.run(block.index, block.original, stream)
+            return block.run(block.original, stream, start)
         tape = self.tape
         with Watch(_parameters(block), tape.products(start, rows), tape.adds(start, rows)):
-            return block.runner.run(block.index, block.original, stream)
+            return block.run(block.original, stream, start)
 
     def _record(self, block: Pass, stream: Tensor, start: int) -> Tensor:
         rows, length = stream.shape[:2]
         on_product, on_add = (
             (ignore, ignore) if self.tape is None else (self.tape.products(start, rows), self.tape.adds(start, rows))
         )
-        recorder = Recorder(block.original, stream, block.runner.call(block.index, rows, length).leaves)
+        tokens = block.tokens[start : start + rows]
+        recorder = Recorder(block.original, stream, block.runner.call(block.index, tokens).leaves)
         with recorder, recorder.watch(_parameters(block), on_product, on_add):
-            output = block.runner.run(block.index, block.original, stream)
-        self.programs[rows, length] = recorder.program(output)
+            output = block.run(block.original, stream, start)
+        is_same_for_all = not block.runner.graph.tells_tokens
+        self.programs[rows, length] = recorder.program(output) if is_same_for_all else None
         if self.tape is not None and recorder.repeated & self.tape.leaders.keys():
             self.tape = None  # it holds one input of a weight: the original is run anew for every stage instead
         return output

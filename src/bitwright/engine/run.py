@@ -121,7 +121,7 @@ class Run:
 
     def _rows(self) -> Rows:
         assert self.batches is not None
-        return Rows(self.batches.rows.shape[0], self.batches.held_out, self.batches.rows.shape[1])
+        return Rows(self.batches.rows, self.batches.held_out)
 
     def _boundary(self, first: int, keys: list[str], runner: TorchRunner) -> Boundary:
         """The streams before block `first`: as found on disk, or else run anew through the stored blocks."""
@@ -131,7 +131,7 @@ class Run:
         for begin, stop in rows.all:
             runner.note_calls(stop - begin, rows.length)
         sample = runner.first_stream(self.batches.rows[:1])
-        start = Boundary(self.folder / "streams", 0, (rows.count, rows.length, sample.shape[-1]), sample.dtype)
+        start = Boundary(self.folder / "streams", 0, (rows.count, rows.length, *sample.shape[2:]), sample.dtype)
         here = start.at(first)
         if first > 0 and here.is_sealed(keys[first - 1]):
             runner.drop_outside()
@@ -158,8 +158,9 @@ class Run:
                 rounded[view.parameter] = weights[view.parameter].to(self.dtype, copy=True)
             view.read(rounded[view.parameter]).copy_(qtensors[step.name].dequantize())
         behind = before.at(job.index + 1)
-        block = Pass(runner, job.index, runner.block(job.index, weights), runner.block(job.index, rounded))
-        replay(block, job, Flow(self._rows(), before.pair, behind.pair))
+        flow = Flow(self._rows(), before.pair, behind.pair)
+        original, quantized = runner.block(job.index, weights), runner.block(job.index, rounded)
+        replay(Pass(runner, job.index, original, quantized, flow.rows.tokens), job, flow)
         before.delete()
         return behind
 

@@ -19,7 +19,7 @@ class Boundary:
 
     folder: Path
     index: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property

@@ -35,7 +35,7 @@ class Pair:
     def embed(self) -> None:
         """Run what comes before the blocks; OSError if the disk has no room for the activations."""
         for side in (self.original, self.rounded):
-            side.embed(self.windows, self.batches)
+            side.embed(self.batches)
 
     def advance(self, index: int) -> None:
         """Run block `index`, of one model and then of the other."""

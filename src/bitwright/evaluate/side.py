@@ -72,19 +72,21 @@ class Side:
     weights: Weights
     runner: TorchRunner
     stream: StreamFile
+    windows: Windows
 
     @staticmethod
     def open(weights: Weights, runner: TorchRunner, windows: Windows, path: Path) -> Side:
         """The model with nothing run yet, and with what lies outside its blocks in memory; called as `path` is."""
         runner.load_outside()
         sample = runner.first_stream(windows.rows[:1, :1])
-        return Side(path.name, weights, runner, StreamFile(path, (*windows.rows.shape, sample.shape[-1]), sample.dtype))
+        stream = StreamFile(path, (*windows.rows.shape, *sample.shape[2:]), sample.dtype)
+        return Side(path.name, weights, runner, stream, windows)
 
-    def embed(self, windows: Windows, batches: list[Batch]) -> None:
+    def embed(self, batches: list[Batch]) -> None:
         """Run what comes before the blocks, and give its memory back; OSError if the disk has no room."""
         self.stream.create()
         for batch in batches:
-            self._write(batch, self.runner.first_stream(windows.tokens(batch)))
+            self._write(batch, self.runner.first_stream(self.windows.tokens(batch)))
         self.runner.drop_outside()
 
     def advance(self, index: int, batches: list[Batch]) -> None:
@@ -94,11 +96,13 @@ class Side:
         module = self.runner.block(index, stored)
         with short_factors():
             for batch in batches:
-                self._write(batch, self.runner.run(index, module, self.read(batch)))
+                tokens = self.windows.tokens(batch)
+                self._write(batch, self.runner.run(index, module, self.read(batch), tokens))
 
-    def read(self, batch: Batch) -> Float[Tensor, "rows tokens channels"]:
+    def read(self, batch: Batch) -> Float[Tensor, "rows tokens ..."]:
         """The activations of a batch."""
         return self.stream.read(batch.start, batch.stop)[:, : batch.length]
 
-    def _write(self, batch: Batch, stream: Float[Tensor, "rows tokens channels"]) -> None:
-        self.stream.write(batch.start, pad(stream, (0, 0, 0, self.stream.shape[1] - batch.length)))
+    def _write(self, batch: Batch, stream: Float[Tensor, "rows tokens ..."]) -> None:
+        behind = (0, 0) * (stream.dim() - 2) + (0, self.stream.shape[1] - batch.length)
+        self.stream.write(batch.start, pad(stream, behind))

@@ -1,7 +1,8 @@
 """The activations between two blocks, on disk: one row of tokens after the other.
 
 A stream file is a plain array [rows, length, channels], read and written a batch at a time, so that all but that batch
-belongs to the page cache and not to the process. It is believed only once whoever wrote it has noted its digest.
+belongs to the page cache and not to the process. It is believed only once whoever wrote it has noted its digest. Blocks
+that hand several vectors on for every token (hyper-connections) have [rows, length, vectors, channels].
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import BinaryIO, final
 
@@ -22,10 +24,10 @@ _ZEROS = 1 << 20  # bytes written at a time where the system cannot reserve room
 @final
 @dataclass(frozen=True, slots=True)
 class StreamFile:
-    """An array [rows, length, channels] of one float type at `path`."""
+    """An array [rows, length, ...] of one float type at `path`."""
 
     path: Path
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
@@ -35,7 +37,7 @@ class StreamFile:
 
     @property
     def _row_bytes(self) -> int:
-        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+        return prod(self.shape[1:]) * self.dtype.itemsize
 
     def create(self) -> None:
         """Reserve the file in full, so that a full disk is met now and not half way; raises OSError.
@@ -52,14 +54,14 @@ class StreamFile:
         """Whether a file of the right size is there."""
         return self.path.is_file() and self.path.stat().st_size == self.bytes
 
-    def read(self, start: int, stop: int) -> Float[Tensor, "rows length channels"]:
+    def read(self, start: int, stop: int) -> Float[Tensor, "rows length ..."]:
         """These rows, copied."""
         rows = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
         with open(self.path, "rb", buffering=0) as file:
             read_at(file, start * self._row_bytes, rows)
         return rows
 
-    def write(self, start: int, rows: Float[Tensor, "rows length channels"]) -> None:
+    def write(self, start: int, rows: Float[Tensor, "rows length ..."]) -> None:
         """Put rows in their place."""
         assert rows.shape[1:] == self.shape[1:]
         with open(self.path, "r+b", buffering=0) as file:

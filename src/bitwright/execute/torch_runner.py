@@ -2,8 +2,9 @@
 
 The model is a skeleton whose blocks have no data. To learn how the model calls its blocks (masks, rotary tables,
 positions), it runs once with every block replaced by one that takes notes and passes its input on; those side inputs do
-not depend on the stream, nor on the tokens (a model where they do is refused). The same trick runs the suffix: the
-last block hands out the finished stream.
+not depend on the stream. Where they depend on the tokens (embeddings for every layer, routers that look a word up) it
+runs so for every batch anew, and what is outside the blocks stays in memory. The same trick runs the suffix: the last
+block hands out the finished stream.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class TorchRunner:
         _assign(self._model, self._source.read(names), self._source.tied(), self.dtype)
 
     def drop_outside(self) -> None:
-        """Give the memory of the embeddings and the head back."""
+        """Give the memory of the embeddings and the head back, unless the blocks' side inputs are made of them."""
+        if self.graph.tells_tokens:
+            return
         inside = {name for block in self.graph.blocks for name in block.parameters}
         for name, parameter in list(self._model.named_parameters(remove_duplicate=False)):
             if name not in inside:
@@ -74,66 +77,92 @@ class TorchRunner:
         module.eval()
         return module
 
-    def first_stream(self, tokens: Int64[Tensor, "rows length"]) -> Float[Tensor, "rows length channels"]:
+    def first_stream(self, tokens: Int64[Tensor, "rows length"]) -> Float[Tensor, "rows length ..."]:
         """What the first block is given for these tokens; `load_outside` comes before."""
         call = self._note_calls(tokens)[0]
-        stream: Tensor = call.leaves[call.stream]
-        return stream
+        return self._rows_first(call.leaves[call.stream])
 
-    def call(self, index: int, rows: int, length: int) -> Call:
-        """How the model calls a block for a batch of this size; noted when `first_stream` saw such a batch."""
+    def call(self, index: int, tokens: Int64[Tensor, "rows length"]) -> Call:
+        """How the model calls a block for these tokens; known once a batch of this size was noted, if not only then."""
+        if self.graph.tells_tokens:
+            return self._note_calls(tokens, index + 1)[index].without_stream()
+        rows, length = tokens.shape
+        if (rows, length) not in self._calls:
+            self._note_calls(tokens)
         return self._calls[rows, length][index]
 
     def note_calls(self, rows: int, length: int) -> None:
-        """Learn the calls for this batch size."""
-        if (rows, length) not in self._calls:
+        """Learn the calls for this batch size, while what is outside the blocks is in memory."""
+        if not self.graph.tells_tokens and (rows, length) not in self._calls:
             self._note_calls(torch.zeros((rows, length), dtype=torch.int64))
 
-    def run(self, index: int, module: nn.Module, stream: Float[Tensor, "rows length channels"]) -> Tensor:
+    def run(
+        self,
+        index: int,
+        module: nn.Module,
+        stream: Float[Tensor, "rows length ..."],
+        tokens: Int64[Tensor, "rows length"],
+    ) -> Tensor:
         """The stream behind a block."""
         with torch.no_grad(), mixed_products() if self.weights != self.dtype else nullcontext():
-            return self.through(index, module, stream, {})
+            return self.through(index, module, stream, tokens, {})
 
     def through(
         self,
         index: int,
         module: nn.Module,
-        stream: Float[Tensor, "rows length channels"],
+        stream: Float[Tensor, "rows length ..."],
+        tokens: Int64[Tensor, "rows length"],
         weights: Mapping[str, Tensor],
     ) -> Tensor:
         """The same with these parameters, by their full names, in the place of the block's; differentiable in them."""
         block = self.graph.blocks[index]
-        args, kwargs = self.call(index, stream.shape[0], stream.shape[1]).arguments(stream.to(self.dtype))
+        args, kwargs = self.call(index, tokens).arguments(self._as_called(stream.to(self.dtype)))
         inside = {name.removeprefix(block.name + "."): tensor for name, tensor in weights.items()}
         made = functional_call(module, inside, args, kwargs) if inside else module(*args, **kwargs)
-        return block.returned.stream(made)
+        return self._rows_first(block.returned.stream(made))
 
     def logits(self, tokens: Int64[Tensor, "rows length"], stream: Tensor) -> Float[Tensor, "rows length vocabulary"]:
         """The model's output for the finished stream; differentiable in a stream that asks for it."""
 
         def hand_out(index: int, call: Call) -> Tensor:
-            return stream.to(self.dtype) if index == len(self.graph.blocks) - 1 else call.leaves[call.stream]
+            last = index == len(self.graph.blocks) - 1
+            return self._as_called(stream.to(self.dtype)) if last else call.leaves[call.stream]
 
         logits: Tensor = self._run_around(tokens, hand_out, stream.requires_grad).logits
         return logits
 
-    def _note_calls(self, tokens: Int64[Tensor, "rows length"]) -> tuple[Call, ...]:
+    def _rows_first(self, stream: Tensor) -> Tensor:
+        """A stream as blocks have it, with the rows along the first axis."""
+        axis = self.graph.rows_axis
+        return stream.movedim((axis, axis + 1), (0, 1)) if axis else stream
+
+    def _as_called(self, stream: Tensor) -> Tensor:
+        """A stream whose rows lie along the first axis, as blocks want it."""
+        axis = self.graph.rows_axis
+        return stream.movedim((0, 1), (axis, axis + 1)) if axis else stream
+
+    def _note_calls(self, tokens: Int64[Tensor, "rows length"], count: int | None = None) -> tuple[Call, ...]:
+        """The calls of the first `count` blocks (None: all), which hand their streams on."""
         calls: list[Call] = []
+        count = len(self.graph.blocks) if count is None else count
 
         def note(index: int, call: Call) -> Tensor:
             calls.append(call)
             stream: Tensor = call.leaves[call.stream]
-            if len(calls) == len(self.graph.blocks):
+            if len(calls) == count:
                 raise _Enough
             return stream
 
         with suppress(_Enough):
             self._run_around(tokens, note)
+        if self.graph.tells_tokens:
+            return tuple(calls)
         rows, length = tokens.shape
         noted = tuple(call.without_stream() for call in calls)
         for block, one, other in zip(self.graph.blocks, self._calls.get((rows, length), noted), noted, strict=True):
             if not _same(one, other):
-                raise TraceError(f"{block.name}: its side inputs depend on the tokens; it cannot be streamed")
+                raise TraceError(f"{block.name}: its side inputs follow the tokens, but the trace did not show it")
         self._calls[rows, length] = noted
         return tuple(calls)
 

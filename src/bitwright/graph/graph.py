@@ -76,10 +76,16 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The blocks in running order, and the parameters around them."""
+    """The blocks in running order, and the parameters around them.
+
+    `tells_tokens`: what some block is given besides the stream depends on the tokens. `rows_axis`: the axis of the
+    stream along which the rows of tokens lie; the tokens of a row lie along the next one.
+    """
 
     blocks: tuple[Block, ...]
     outside: tuple[Outside, ...]
+    tells_tokens: bool = False
+    rows_axis: int = 0
 
     def views(self) -> dict[str, WeightView]:
         """Every weight matrix inside a block, by name."""

@@ -8,20 +8,22 @@ few tokens. Experts that no token reached are the other slices of a parameter of
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_iter, tree_map
 
 from bitwright.graph.blocks import Call, TraceError, capture_call, find_blocks, read_return
+from bitwright.graph.followers import Followers
 from bitwright.graph.graph import Block, Graph, Linear, Outside
 from bitwright.graph.record import Record
 
 _TOKENS = 8
-_CANNOT_RUN = (RuntimeError, TypeError)  # what operators raise where there is no data; numpy() a TypeError
+# what operators raise where there is no data (numpy() a TypeError), and a block's own code where something is missing
+_CANNOT_RUN = (RuntimeError, TypeError, LookupError, AttributeError)
 
 
 def trace(skeleton: nn.Module) -> Graph:
@@ -32,19 +34,21 @@ def trace(skeleton: nn.Module) -> Graph:
     model = copy.deepcopy(skeleton)
     found = find_blocks(model)
     _around_zero(model, {id(p) for _, block in found for p in block.parameters()})
-    tracer = _Tracer(len(found))
+    tokens = torch.zeros((1, _TOKENS), dtype=torch.int64)
+    tracer = _Tracer(len(found), tokens)
     for name, block in found:
         tracer.intercept(name, block.to("meta"))
     try:
-        with torch.no_grad():
-            model(input_ids=torch.zeros((1, _TOKENS), dtype=torch.int64), use_cache=False)
+        with torch.no_grad(), tracer.of_tokens, tracer.of_blocks:
+            model(input_ids=tokens, use_cache=False)
     except _Done:
         pass
     except _CANNOT_RUN as error:
         raise TraceError(f"the parts around the blocks cannot be traced: {error}") from error
     if [b.name for b in tracer.blocks] != [name for name, _ in found]:
         raise TraceError(f"{found[0][0]} and its siblings do not each run once, in order; they cannot be streamed")
-    return Graph(tuple(tracer.blocks), _outside(model, {p for b in tracer.blocks for p in b.parameters}))
+    outside = _outside(model, {p for b in tracer.blocks for p in b.parameters})
+    return Graph(tuple(tracer.blocks), outside, tracer.tells_tokens, tracer.rows_axis)
 
 
 class _Done(Exception):
@@ -54,8 +58,11 @@ class _Done(Exception):
 class _Tracer:
     """Records every block when the model calls it, and hands zeros on."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, tokens: Tensor) -> None:
         self.blocks: list[Block] = []
+        self.of_tokens, self.of_blocks = Followers([tokens]), Followers()  # to be entered while the model runs
+        self.tells_tokens = False
+        self.rows_axis = 0
         self._count = count
         self._previous: Tensor | None = None
 
@@ -67,16 +74,39 @@ class _Tracer:
             call = capture_call(args, kwargs)
             if self._previous is not None and call.leaves[call.stream] is not self._previous:
                 raise TraceError(f"{name}: its input is not the output of the block before it; cannot be streamed")
+            beside = call.without_stream().leaves
+            self.tells_tokens |= self.of_tokens.include(beside)
+            self.rows_axis = _rows_axis(tuple(call.leaves[call.stream].shape), name)
+            read = self.of_blocks.read
             linears, output, notes = _record(name, block, original, call)
+            if self.of_blocks.include(beside) or self.of_blocks.read > read:
+                raise TraceError(f"{name} reads more of the blocks before it than their stream; cannot be streamed")
             returned = read_return(output, call.leaves[call.stream], name)
             parameters = tuple(f"{name}.{n}" for n, _ in block.named_parameters())
             self.blocks.append(Block(name, linears, parameters, returned, notes))
             if len(self.blocks) == self._count:
                 raise _Done
             self._previous = returned.stream(output)
+            self.of_blocks.add((*tree_iter(output), *_inside(beside)))
             return output
 
         block.forward = forward
+
+
+def _inside(values: tuple[object, ...]) -> Iterator[object]:
+    """What is in the mappings among these; a block may write into one that all blocks are given."""
+    for value in values:
+        if isinstance(value, Mapping):
+            yield from tree_iter(list(value.values()))
+
+
+def _rows_axis(shape: tuple[int, ...], name: str) -> int:
+    """The axis of a stream behind which one row of the traced tokens lies."""
+    for axis in range(len(shape) - 2):
+        if shape[axis : axis + 2] == (1, _TOKENS):
+            return axis
+    what = f"one vector for each of {_TOKENS} tokens"
+    raise TraceError(f"{name} works on {list(shape)}, which does not hold {what}; it cannot be streamed")
 
 
 def _around_zero(model: nn.Module, inside: set[int]) -> None:
@@ -112,7 +142,8 @@ def _record(name: str, block: nn.Module, forward: Any, call: Call) -> tuple[tupl
         try:
             linears, output = _run_recorded(real.forward, zeros, _on(call, "cpu"))
         except _CANNOT_RUN as error:
-            raise TraceError(f"{name} cannot be traced: {error}") from error
+            what = f"{type(error).__name__}: {error}"
+            raise TraceError(f"{name} cannot be run by itself, with the stream of the one before: {what}") from error
     output = tree_map(lambda x: torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, Tensor) else x, output)
     return _all_slices(linears, parameters), output, notes
 

@@ -160,7 +160,8 @@ def _peak(plan: Plan, rows: int, length: int, types: Types) -> int:
     """The largest phase of all blocks, or of the tables outside them."""
     phases = [_block_peak(job, rows, length, types) for job in plan.blocks]
     phases += [4 * 5 * _elements(table.view.shape) for table in plan.tables]
-    phases.append(_outside_bytes(plan, types))
+    outside = _outside_bytes(plan, types)
+    phases = [max(phases) + outside] if plan.graph.tells_tokens and rows else [*phases, outside]
     return _BASE + _LOOSE + _CHUNK + round((1 + _LOOSE_SHARE) * max(phases))
 
 

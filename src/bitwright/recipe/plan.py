@@ -7,6 +7,7 @@ A plan holds no tensors; it can be printed, costed (`cost.py`) and hashed, and w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -130,6 +131,7 @@ def make_plan(
     planner = _Planner(recipe, parameters, dtype, tied)
     blocks = tuple(planner.block(index, block) for index, block in enumerate(graph.blocks))
     tables = planner.tables(graph)
+    planner.check_fits()
     if not tables and not any(job.stages for job in blocks):
         raise PlanError("no rule of the recipe matches any weight: patterns are names with wildcards, or kind:...")
     planner.keep_rest(graph)
@@ -147,6 +149,7 @@ class _Planner:
         self.planned: set[str] = set()  # parameters of which at least one view is quantized
         self.reasons: dict[str, tuple[str, str]] = {}  # parameter -> kind, reason
         self.used: set[Rule] = set()
+        self.misfits: dict[str, str] = {}  # weight -> why its rule's spec cannot hold it
 
     def block(self, index: int, block: Block) -> BlockJob:
         """The job of one block; linears that no rule wants are noted as kept."""
@@ -180,8 +183,17 @@ class _Planner:
         except ValueError as error:
             shape = f"[{view.shape[0]}, {view.shape[1]}]"
             remedy = "presets take a group size as a suffix, such as w4a16_g32"
-            raise PlanError(f"{view.name} {shape}: {error}; {remedy}") from error
+            self.misfits[view.name] = f"{view.name} {shape}: {error}; {remedy}"
         return spec, rule
+
+    def check_fits(self) -> None:
+        """PlanError for weights that their specs cannot hold: the first in full, and how to keep all if not all are."""
+        if self.misfits:
+            patterns = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in self.misfits)
+            keep = " ".join(f"--keep '{pattern}'" for pattern in patterns)
+            count = len(self.misfits)
+            others = f". To keep all {count} that do not fit: {keep}" if 1 < count < len(self.planned) else ""
+            raise PlanError(f"{next(iter(self.misfits.values()))}{others}")
 
     def _whole(self, steps: list[Step], block: Block) -> list[Step]:
         """All slices of a fused parameter are quantized, or none: half a tensor cannot be stored."""

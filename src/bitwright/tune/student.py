@@ -42,7 +42,7 @@ class Student:
         self._entries: list[list[Entry]] = [[e for e in moving if e.block == i] for i in range(len(graph.blocks))]
         self._blocks = [self._block(artifact, index) for index in range(len(graph.blocks))]
 
-    def learn(self, tokens: Int64[Tensor, "rows length"], wanted: Float[Tensor, "rows length channels"]) -> float:
+    def learn(self, tokens: Int64[Tensor, "rows length"], wanted: Float[Tensor, "rows length ..."]) -> float:
         """The mean divergence over all tokens; its gradients reach the weights.
 
         `wanted`: what leaves the original's last block.
@@ -54,7 +54,7 @@ class Student:
         streams = [self._runner.first_stream(tokens)]
         for index in range(len(self._blocks)):
             with torch.no_grad():
-                streams.append(self._through(index, streams[-1], self._drawn(index)))
+                streams.append(self._through(index, streams[-1], tokens, self._drawn(index)))
         last = streams.pop().requires_grad_()
         total = 0.0
         for divergence in self._divergences(tokens, wanted, last):
@@ -63,7 +63,7 @@ class Student:
         gradient = last.grad
         for index in reversed(range(len(self._blocks))):
             stream = streams.pop().detach().requires_grad_()
-            self._through(index, stream, self._drawn(index)).backward(gradient)
+            self._through(index, stream, tokens, self._drawn(index)).backward(gradient)
             gradient = stream.grad
         return total / tokens.numel()
 
@@ -76,7 +76,8 @@ class Student:
             streams = [self._runner.first_stream(batch) for batch in tokens]
             for index in range(len(self._blocks)):
                 weights = self._parameters(index, {e.name: self._stored(e) for e in self._entries[index]})
-                streams = [self._through(index, stream, weights) for stream in streams]
+                pairs = zip(streams, tokens, strict=True)
+                streams = [self._through(index, stream, batch, weights) for stream, batch in pairs]
             sums = [
                 float(divergence)
                 for batch, behind, stream in zip(tokens, wanted, streams, strict=True)
@@ -99,8 +100,8 @@ class Student:
     def _parameters(self, index: int, matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return assembled(self._entries[index], matrices)
 
-    def _through(self, index: int, stream: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        return self._runner.through(index, self._blocks[index], stream, weights).float()
+    def _through(self, index: int, stream: Tensor, tokens: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        return self._runner.through(index, self._blocks[index], stream, tokens, weights).float()
 
     def _divergences(
         self, tokens: Int64[Tensor, "rows length"], wanted: Tensor, stream: Tensor

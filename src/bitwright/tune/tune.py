@@ -186,7 +186,7 @@ def original_streams(source: Source, graph: Graph, rows: Batches, work: Path) ->
     windows = Windows(rows.rows, rows.rows.shape[1], rows.digest)
     side = Side.open(source, TorchRunner(source, graph, torch.float32), windows, work / "original")
     parts = windows.batches(TOKENS)
-    side.embed(windows, parts)
+    side.embed(parts)
     for index in range(len(graph.blocks)):
         side.advance(index, parts)
     return side

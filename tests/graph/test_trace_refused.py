@@ -1,0 +1,162 @@
+"""Models that cannot be traced are refused by name; blocks that cannot run on meta tensors are traced on zeros."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitwright.graph import TraceError, trace
+from conformance import models
+
+
+class Plain(nn.Module):
+    """A block that works; the ones below do not."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.w = nn.Linear(width, width)
+
+    def forward(self, side: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return side, x + self.w(self.change(x))
+
+    def change(self, x: Tensor) -> Tensor:
+        return x
+
+
+class NeedsNumbers(Plain):
+    def change(self, x: Tensor) -> Tensor:
+        if x.abs().sum().item() == 0:
+            raise RuntimeError("frobnicate wants numbers")
+        return x
+
+
+class ThroughNumpy(Plain):
+    def change(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy() + 1)
+
+
+class OtherShape(Plain):
+    def forward(self, side: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return side, self.w(x)[:, :-1]
+
+
+class ScaledBetween(models.Odd):
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        x = self.enter(input_ids)
+        for zorp in self.zorps:
+            x = zorp(self.side, x * 2)[1]
+        return SimpleNamespace(logits=self.leave(x))
+
+
+class Backwards(models.Odd):
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        x = self.enter(input_ids)
+        for zorp in reversed(self.zorps):
+            x = zorp(self.side, x)[1]
+        return SimpleNamespace(logits=self.leave(x))
+
+
+class Remembering(models.Odd):
+    """Gives every block what came before the one before it, too."""
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        x = before = self.enter(input_ids)
+        for zorp in self.zorps:
+            before, x = x, zorp(before.mean(0), x)[1]
+        return SimpleNamespace(logits=self.leave(x))
+
+
+class Noting(Plain):
+    def forward(self, side: dict[int, Tensor], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        side[len(side)] = self.w(x)
+        return None, x + side[len(side) - 1]
+
+
+class Reading(Noting):
+    def forward(self, side: dict[int, Tensor], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, super().forward(side, x)[1] + side[0]
+
+
+class Handing(models.Odd):
+    """Gives every block the same notes."""
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        x, notes = self.enter(input_ids), UserDict()
+        for zorp in self.zorps:
+            x = zorp(notes, x)[1]
+        return SimpleNamespace(logits=self.leave(x))
+
+
+class Turned(models.Odd):
+    """Has the tokens of a row along the first axis."""
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        x = self.enter(input_ids).mT.unsqueeze(0)
+        for zorp in self.zorps:
+            x = zorp(self.side, x)[1]
+        return SimpleNamespace(logits=self.leave(x[0].mT))
+
+
+class OtherArguments(models.Odd):
+    def forward(self, tokens: Tensor) -> SimpleNamespace:  # type: ignore[override]
+        raise AssertionError("never called")
+
+
+class Single(nn.Module):
+    """Nothing repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Embedding(40, 16), nn.Linear(16, 40)
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.leave(self.enter(input_ids)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Single, "no repeated blocks were found"),
+        (lambda: models.Odd(block=NeedsNumbers), "zorps.0 cannot be run by itself.*frobnicate wants numbers"),
+        (lambda: models.Odd(block=OtherShape), "zorps.0: none of its outputs has the shape of its input"),
+        (lambda: ScaledBetween(block=Plain), "zorps.1: its input is not the output of the block before it"),
+        (lambda: Backwards(block=Plain), "zorps.0 and its siblings do not each run once, in order"),
+        (lambda: Remembering(block=Plain), "zorps.2 reads more of the blocks before it than their stream"),
+        (lambda: Handing(block=Reading), "zorps.1 reads more of the blocks before it than their stream"),
+        (
+            lambda: Turned(block=Plain),
+            r"zorps.0 works on \[1, 1, 16, 8\], which does not hold one vector for each of 8",
+        ),
+        (lambda: OtherArguments(block=Plain), "the parts around the blocks cannot be traced: .*input_ids"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_model_that_cannot_be_traced_is_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(make().to("meta"))
+
+
+def test_blocks_may_leave_notes_that_no_other_reads() -> None:
+    blocks = trace(Handing(block=Noting).to("meta")).blocks
+    assert [[linear.view.name for linear in block.linears] for block in blocks] == [[f"zorps.{i}.w"] for i in range(3)]
+
+
+def test_a_block_that_leaves_torch_is_traced_on_zeros() -> None:
+    block = trace(models.Odd(block=ThroughNumpy).to("meta")).blocks[0]
+    assert [linear.view.name for linear in block.linears] == ["zorps.0.w"]
+    assert "numpy" in block.notes[0]
+
+
+def test_an_error_without_words_is_named_by_its_kind() -> None:
+    class Silent(Plain):
+        def change(self, x: Tensor) -> Tensor:
+            if x.is_meta:
+                raise NotImplementedError
+            return x
+
+    assert trace(models.Odd(block=Silent).to("meta")).blocks[0].notes[0].endswith("NotImplementedError")
