@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bitwright.execute import TorchRunner
 from bitwright.execute.torch_runner import Weights
 from bitwright.graph import TraceError, trace
+from bitwright.graph.graph import Stream
 from bitwright.store.source import Source, open_source
 from store.small_models import GROUPED, SIZES, save
 
@@ -205,6 +206,20 @@ class Held:
 def test_it_is_seen_whether_blocks_are_told_the_words(family: str, tmp_path: Path) -> None:
     source, _ = opened(tmp_path, family)
     assert trace(source.skeleton()).tells_tokens == (family in TOLD_FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("family", "stream"),
+    [("llama", Stream(32)), ("deepseek4", Stream(64)), ("gemma3n", Stream(128, rows_axis=1))],
+)
+def test_the_stream_may_be_several_vectors_a_token(family: str, stream: Stream, tmp_path: Path) -> None:
+    source, _ = opened(tmp_path, family)
+    graph = trace(source.skeleton())
+    assert graph.stream == stream
+    runner = TorchRunner(source, graph, torch.float32)
+    runner.load_outside()
+    first = runner.first_stream(drawn(3, 9))
+    assert first.shape[:2] == (3, 9) and first[0, 0].numel() == stream.width
 
 
 def test_blocks_that_are_told_the_words_are_told_those_of_each_batch() -> None:

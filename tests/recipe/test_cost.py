@@ -20,7 +20,7 @@ from bitwright.execute import batches
 from bitwright.numerics import Int, Spec, per_group, triangle
 from bitwright.quantize import plan_source, quantize
 from bitwright.recipe import cost
-from bitwright.recipe.cost import Cost, Machine, Types, predict, stream_width
+from bitwright.recipe.cost import Cost, Machine, Types, predict
 from bitwright.recipe.plan import Plan
 from bitwright.recipe.presets import OWN, nearest, w4a16
 from bitwright.recipe.recipe import Recipe, Rule
@@ -82,7 +82,7 @@ def test_streams_are_two_pairs_the_tape_and_what_is_put_aside_twice(plan: Plan) 
     tokens, hidden, intermediate = 32 * 64, 128, 256
     read = hidden + hidden + hidden + intermediate  # q k v; o; gate and up; down
     written = 2 * hidden  # o and down
-    assert stream_width(plan) == hidden
+    assert plan.graph.stream.width == hidden
     aside = intermediate + hidden  # what down reads, and the stream
     assert cost_of(plan).stream_bytes == 4 * tokens * (4 * hidden + read + written + 2 * aside)
     assert cost_of(plan).disk_bytes == cost_of(plan).bytes + cost_of(plan).stream_bytes

@@ -134,12 +134,12 @@ class TorchRunner:
 
     def _rows_first(self, stream: Tensor) -> Tensor:
         """A stream as blocks have it, with the rows along the first axis."""
-        axis = self.graph.rows_axis
+        axis = self.graph.stream.rows_axis
         return stream.movedim((axis, axis + 1), (0, 1)) if axis else stream
 
     def _as_called(self, stream: Tensor) -> Tensor:
         """A stream whose rows lie along the first axis, as blocks want it."""
-        axis = self.graph.rows_axis
+        axis = self.graph.stream.rows_axis
         return stream.movedim((0, 1), (axis, axis + 1)) if axis else stream
 
     def _note_calls(self, tokens: Int64[Tensor, "rows length"], count: int | None = None) -> tuple[Call, ...]:

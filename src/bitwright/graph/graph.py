@@ -75,17 +75,27 @@ class Outside:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """The tensor that blocks hand on: `width` numbers for every token.
+
+    The rows of tokens lie along its axis `rows_axis`, the tokens of a row along the next one.
+    """
+
+    width: int
+    rows_axis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """The blocks in running order, and the parameters around them.
 
-    `tells_tokens`: what some block is given besides the stream depends on the tokens. `rows_axis`: the axis of the
-    stream along which the rows of tokens lie; the tokens of a row lie along the next one.
+    `tells_tokens`: what some block is given besides the stream depends on the tokens.
     """
 
     blocks: tuple[Block, ...]
     outside: tuple[Outside, ...]
-    tells_tokens: bool = False
-    rows_axis: int = 0
+    stream: Stream
+    tells_tokens: bool
 
     def views(self) -> dict[str, WeightView]:
         """Every weight matrix inside a block, by name."""

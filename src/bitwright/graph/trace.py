@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from bitwright.graph.blocks import Call, TraceError, capture_call, find_blocks, read_return
 from bitwright.graph.followers import Followers
-from bitwright.graph.graph import Block, Graph, Linear, Outside
+from bitwright.graph.graph import Block, Graph, Linear, Outside, Stream
 from bitwright.graph.record import Record
 
 _TOKENS = 8
@@ -48,7 +49,8 @@ def trace(skeleton: nn.Module) -> Graph:
     if [b.name for b in tracer.blocks] != [name for name, _ in found]:
         raise TraceError(f"{found[0][0]} and its siblings do not each run once, in order; they cannot be streamed")
     outside = _outside(model, {p for b in tracer.blocks for p in b.parameters})
-    return Graph(tuple(tracer.blocks), outside, tracer.tells_tokens, tracer.rows_axis)
+    assert tracer.stream is not None
+    return Graph(tuple(tracer.blocks), outside, tracer.stream, tracer.tells_tokens)
 
 
 class _Done(Exception):
@@ -62,7 +64,7 @@ class _Tracer:
         self.blocks: list[Block] = []
         self.of_tokens, self.of_blocks = Followers([tokens]), Followers()  # to be entered while the model runs
         self.tells_tokens = False
-        self.rows_axis = 0
+        self.stream: Stream | None = None
         self._count = count
         self._previous: Tensor | None = None
 
@@ -76,7 +78,7 @@ class _Tracer:
                 raise TraceError(f"{name}: its input is not the output of the block before it; cannot be streamed")
             beside = call.without_stream().leaves
             self.tells_tokens |= self.of_tokens.include(beside)
-            self.rows_axis = _rows_axis(tuple(call.leaves[call.stream].shape), name)
+            self.stream = _stream(tuple(call.leaves[call.stream].shape), name)
             read = self.of_blocks.read
             linears, output, notes = _record(name, block, original, call)
             if self.of_blocks.include(beside) or self.of_blocks.read > read:
@@ -100,11 +102,11 @@ def _inside(values: tuple[object, ...]) -> Iterator[object]:
             yield from tree_iter(list(value.values()))
 
 
-def _rows_axis(shape: tuple[int, ...], name: str) -> int:
-    """The axis of a stream behind which one row of the traced tokens lies."""
+def _stream(shape: tuple[int, ...], name: str) -> Stream:
+    """What a stream of this shape is, when one row of tokens was traced."""
     for axis in range(len(shape) - 2):
         if shape[axis : axis + 2] == (1, _TOKENS):
-            return axis
+            return Stream(prod(shape) // _TOKENS, axis)
     what = f"one vector for each of {_TOKENS} tokens"
     raise TraceError(f"{name} works on {list(shape)}, which does not hold {what}; it cannot be streamed")
 

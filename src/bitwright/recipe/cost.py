@@ -109,19 +109,6 @@ def predict(plan: Plan, rows: int, length: int, types: Types, machine: Machine) 
     )
 
 
-def stream_width(plan: Plan) -> int:
-    """Channels of the tensor that blocks hand on: the rows of a linear that writes it, else those of an embedding."""
-    for block in plan.graph.blocks:
-        for linear in block.linears:
-            if linear.writes_stream:
-                return linear.view.shape[0]
-    tables = {one.name: one.shape for one in plan.kept} | {one.view.parameter: one.view.shape for one in plan.tables}
-    widths = [
-        tables[one.parameter][-1] for one in plan.graph.outside if one.kind == "embedding" and one.parameter in tables
-    ]
-    return widths[0] if widths else max(linear.view.shape[1] for block in plan.graph.blocks for linear in block.linears)
-
-
 def inputs(stage: Stage) -> list[tuple[Step, ...]]:
     """The steps of a stage by the input that they share."""
     groups: dict[int, list[Step]] = {}
@@ -134,7 +121,7 @@ def _stream_bytes(plan: Plan, rows: int, length: int, types: Types) -> int:
     """Two pairs of streams, before and behind a block, the tape of the widest block, and what is put aside of it."""
     if rows == 0:
         return 0
-    tokens, width = rows * length, stream_width(plan)
+    tokens, width = rows * length, plan.graph.stream.width
     tape = max((tokens * _tape_bytes(job, types) for job in plan.blocks), default=0)
     aside = max((tokens * _aside_bytes(job, width, types) for job in plan.blocks), default=0)
     work = sum(size for size in (tape, aside, aside) if size <= TAPE_BYTES)
