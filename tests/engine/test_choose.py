@@ -87,5 +87,5 @@ def test_a_quantized_tensor_is_put_some_rows_at_a_time(spec: Spec, monkeypatch: 
 
 
 def test_activations_whose_squares_no_float32_holds_are_compared() -> None:
-    wanted = torch.tensor([[3e20, -4e20]])
+    wanted = torch.tensor([[[3e20, -4e20]]])
     assert float(relative_error(1.1 * wanted, wanted)) == pytest.approx(0.01, rel=1e-5)

@@ -11,6 +11,7 @@ import torch
 
 from bitwright.graph import Block, Graph, Linear, Outside, WeightView, trace
 from bitwright.graph.blocks import Returned
+from bitwright.graph.graph import Stream
 from bitwright.numerics import Float, FloatKind, Int, Spec, per_group
 from bitwright.recipe.plan import BlockJob, Plan, PlanError, Stored, make_plan
 from bitwright.recipe.presets import OWN, nearest, w4a16
@@ -46,7 +47,7 @@ def by_hand(linears: Iterable[Linear], **shapes: tuple[int, ...]) -> tuple[Graph
         for one in linears
     } | shapes
     block = Block("b", linears, tuple(parameters), Returned(None, (), 0))
-    return Graph((block,), (Outside("head.weight", "head"),)), {
+    return Graph((block,), (Outside("head.weight", "head"),), Stream(8), tells_tokens=False), {
         name: Stored(shape, torch.float32) for name, shape in parameters.items()
     }
 

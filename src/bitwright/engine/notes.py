@@ -44,10 +44,10 @@ class Notes:
         on_product, on_add = (
             (ignore, ignore) if self.tape is None else (self.tape.products(start, rows), self.tape.adds(start, rows))
         )
-        tokens = block.tokens[start : start + rows]
+        tokens = block.tokens[start : start + rows]  # before the recorder looks on: it is no part of the block
         recorder = Recorder(block.original, stream, block.runner.call(block.index, tokens).leaves)
         with recorder, recorder.watch(_parameters(block), on_product, on_add):
-            output = block.run(block.original, stream, start)
+            output = block.runner.run(block.index, block.original, stream, tokens)
         is_same_for_all = not block.runner.graph.tells_tokens
         self.programs[rows, length] = recorder.program(output) if is_same_for_all else None
         if self.tape is not None and recorder.repeated & self.tape.leaders.keys():
