@@ -14,26 +14,19 @@ from bitwright.recipe.presets import asymmetric
 from bitwright.recipe.recipe import Recipe, Rule
 from bitwright.store.artifact import Artifact
 from bitwright.store.batches import Batches
-from store.small_models import GROUPED, save
+from store.small_models import GROUPED, TOLD, save
 
 ROUTED = {"num_local_experts": 4, "num_experts_per_tok": 2}
 PLAIN = {"vocab_size": 160, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
-TOLD = {
-    "head_dim": 8,
-    "hidden_size_per_layer_input": 16,
-    "vocab_size_per_layer_input": 160,
-    "num_kv_shared_layers": 0,
-    "layer_types": ["sliding_attention", "full_attention"],
-    "per_layer_config": {"1": {"head_dim": 8}},
-    "sliding_window": 8,
-}
 CONFIGS: dict[str, transformers.PreTrainedConfig] = {
     "dense": transformers.LlamaConfig(**{**GROUPED, "num_hidden_layers": 3}),
     "wide": transformers.LlamaConfig(**{**GROUPED, "num_hidden_layers": 3, "intermediate_size": 80}),
     "deep": transformers.LlamaConfig(**{**GROUPED, "num_hidden_layers": 4}),
     "routed": transformers.MixtralConfig(**GROUPED, **ROUTED),
     "transposed": transformers.GPT2Config(**PLAIN),
-    "told": transformers.Gemma4TextConfig(**GROUPED, **TOLD),  # its blocks are given embeddings of their own
+    "told": transformers.Gemma4TextConfig(
+        **TOLD, per_layer_config={"1": {"head_dim": 8}}
+    ),  # its blocks are given embeddings of their own
 }
 # 3 bits with feedback in the blocks, and a table outside them
 RECIPE = Recipe((Rule("*", asymmetric(3, 16)), Rule("kind:embedding", Spec(Int(8), per_group(16)))))

@@ -14,6 +14,15 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2, "pad_token_id": 0}
+TOLD = {  # blocks are given embeddings of their own beside the stream (Gemma 3n, Gemma 4)
+    **GROUPED,
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 160,
+    "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 4,
+}
 
 
 def save(folder: Path, config: transformers.PreTrainedConfig, shard: str = "5GB", dtype=torch.float32) -> Path:

@@ -162,7 +162,9 @@ class TorchRunner:
         noted = tuple(call.without_stream() for call in calls)
         for block, one, other in zip(self.graph.blocks, self._calls.get((rows, length), noted), noted, strict=True):
             if not _same(one, other):
-                raise TraceError(f"{block.name}: its side inputs follow the tokens, but the trace did not show it")
+                raise TraceError(
+                    f"{block.name}: its side inputs follow the tokens, but the trace did not show it: report this model"
+                )
         self._calls[rows, length] = noted
         return tuple(calls)
 
