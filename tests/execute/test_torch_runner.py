@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +16,9 @@ from torch import Tensor, nn
 from bitwright.execute import TorchRunner
 from bitwright.execute.torch_runner import Weights
 from bitwright.graph import TraceError, trace
-from bitwright.graph.graph import Stream
+from bitwright.graph.stream import Stream
 from bitwright.store.source import Source, open_source
-from store.small_models import GROUPED, SIZES, TOLD, save
+from store.small_models import GROUPED, SHARED, SIZES, TOLD, save
 
 WINDOW = {**GROUPED, "sliding_window": 4}
 PLAIN = {"vocab_size": 160, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -52,10 +54,12 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "stablelm": ("StableLmConfig", GROUPED),
     "glm4": ("Glm4Config", {**GROUPED, "head_dim": 8}),
     "gemma4": ("Gemma4TextConfig", {**TOLD, "per_layer_config": {"1": {"head_dim": 8}}}),
+    "gemma4-shared": ("Gemma4TextConfig", {**SHARED, "num_global_key_value_heads": 1}),
+    "gemma3n-shared": ("Gemma3nTextConfig", {**SHARED, "laurel_rank": 8, "activation_sparsity_pattern": [0.0] * 5}),
     "gemma3n": ("Gemma3nTextConfig", {**TOLD, "laurel_rank": 8, "activation_sparsity_pattern": [0.0, 0.0]}),
     "deepseek4": ("DeepseekV4Config", {**EXPERTS, **HYPER, "moe_intermediate_size": 32, "n_routed_experts": 4}),
 }
-TOLD_FAMILIES = {"gemma4", "gemma3n", "deepseek4"}
+TOLD_FAMILIES = {"gemma4", "gemma4-shared", "gemma3n", "gemma3n-shared", "deepseek4"}
 # rows, tokens, rows at a time: the last batch is smaller where it does not divide
 BATCHES = [(1, 1, 1), (5, 9, 2), (3, 17, 3)]
 
@@ -175,6 +179,36 @@ class Told(nn.Module):
         return stream + self.linear(stream) + told
 
 
+class Leaving(nn.Module):
+    """A language model whose first block leaves two tensors for the others, beside one that the model gives all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Embedding(160, 8), nn.Linear(8, 160)
+        self.blocks = nn.ModuleList(Sharing() for _ in range(3))
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        stream, side = self.enter(input_ids), UserDict({"scale": torch.full((8,), 3.0)})
+        for block in self.blocks:
+            stream = block(stream, side=side)
+        return SimpleNamespace(logits=self.leave(stream))
+
+
+class Sharing(nn.Module):
+    """Makes two values of the stream unless they are there already, and works with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, stream: Tensor, side: UserDict[str, Any]) -> Tensor:
+        made = self.linear(stream) * side["scale"]
+        if "pair" not in side:
+            side["pair"] = made.unflatten(-1, (2, 4)).transpose(1, 2), made.mean(-1)
+        one, other = side["pair"]
+        return stream + made + one.transpose(1, 2).flatten(2) * other[..., None]
+
+
 class Held:
     """A model as weights by name."""
 
@@ -202,7 +236,7 @@ def test_it_is_seen_whether_blocks_are_told_the_words(family: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("family", "stream"),
-    [("llama", Stream(32)), ("deepseek4", Stream(64)), ("gemma3n", Stream(128, rows_axis=1))],
+    [("llama", Stream((32,))), ("deepseek4", Stream((2, 32))), ("gemma3n", Stream((4, 32), rows_axis=1))],
 )
 def test_the_stream_may_be_several_vectors_a_token(family: str, stream: Stream, tmp_path: Path) -> None:
     source, _ = opened(tmp_path, family)
@@ -218,6 +252,16 @@ def test_blocks_that_are_told_the_words_are_told_those_of_each_batch() -> None:
     weights = Held(Whispering())
     runner = TorchRunner(weights, trace(weights.skeleton()), torch.float32)
     assert runner.graph.tells_tokens
+    assert torch.equal(in_parts(runner, weights, drawn(5, 9), 2), at_once(weights.model, drawn(5, 9), 2))
+
+
+def test_what_a_block_leaves_for_later_ones_is_handed_on_with_the_stream() -> None:
+    weights = Held(Leaving())
+    runner = TorchRunner(weights, trace(weights.skeleton()), torch.float32)
+    assert [entry.key for entry in runner.graph.stream.shelf.entries] == ["pair"]
+    assert runner.graph.stream.width == 8 + 2 * 4 + 1
+    assert [block.finds for block in runner.graph.blocks] == [0, 1, 1]
+    assert not runner.graph.is_alike and not runner.graph.tells_tokens
     assert torch.equal(in_parts(runner, weights, drawn(5, 9), 2), at_once(weights.model, drawn(5, 9), 2))
 
 

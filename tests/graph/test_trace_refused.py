@@ -77,9 +77,27 @@ class Noting(Plain):
         return None, x + side[len(side) - 1]
 
 
-class Reading(Noting):
-    def forward(self, side: dict[int, Tensor], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
-        return None, super().forward(side, x)[1] + side[0]
+class Averaging(Noting):
+    """Leaves something that is not there for every token."""
+
+    def forward(self, side: dict[str, Tensor], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        x = x + self.w(x) + side.get("mean", 0)
+        side["mean"] = x.mean(1)
+        return None, x
+
+
+class Growing(Noting):
+    """Leaves more and more under one name."""
+
+    def forward(self, side: dict[str, Tensor], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        side["all"] = torch.cat([side["all"], x], 2) if "all" in side else x
+        return None, x + self.w(side["all"][:, :, -x.shape[2] :])
+
+
+class Counting(Noting):
+    def forward(self, side: dict[str, int], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        side["count"] = side.get("count", 0) + 1
+        return None, x + self.w(x) * side["count"]
 
 
 class Handing(models.Odd):
@@ -127,10 +145,12 @@ class Single(nn.Module):
         (lambda: ScaledBetween(block=Plain), "zorps.1: its input is not the output of the block before it"),
         (lambda: Backwards(block=Plain), "zorps.0 and its siblings do not each run once, in order"),
         (lambda: Remembering(block=Plain), "zorps.2 reads more of the blocks before it than their stream"),
-        (lambda: Handing(block=Reading), "zorps.1 reads more of the blocks before it than their stream"),
+        (lambda: Handing(block=Averaging), "zorps.1 reads more of the blocks before it than their stream"),
+        (lambda: Handing(block=Growing), "zorps.1 leaves 'all' in other shapes than a block before it"),
+        (lambda: Handing(block=Counting), "zorps.0 leaves 'count' for later blocks, which is no tensor"),
         (
             lambda: Turned(block=Plain),
-            r"zorps.0 works on \[1, 1, 16, 8\], which does not hold one vector for each of 8",
+            r"zorps.0 works on \[1, 1, 16, 13\], which does not hold one vector for each of 13",
         ),
         (lambda: OtherArguments(block=Plain), "the parts around the blocks cannot be traced: .*input_ids"),
     ],

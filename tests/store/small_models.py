@@ -23,6 +23,12 @@ TOLD = {  # blocks are given embeddings of their own beside the stream (Gemma 3n
     "layer_types": ["sliding_attention", "full_attention"],
     "sliding_window": 4,
 }
+SHARED = {  # the last three blocks have the keys and values of the two before
+    **TOLD,
+    "num_hidden_layers": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "full_attention"],
+    "num_kv_shared_layers": 3,
+}
 
 
 def save(folder: Path, config: transformers.PreTrainedConfig, shard: str = "5GB", dtype=torch.float32) -> Path:

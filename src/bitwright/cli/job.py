@@ -140,7 +140,7 @@ def _check_keep(plan: Plan, patterns: tuple[str, ...]) -> None:
     """PlanError for what is to be kept and names no weight: it is probably misspelt."""
     linears = [linear for block in plan.graph.blocks for linear in block.linears]
     for pattern in patterns:
-        if not any(Rule(pattern).matches(one.view.name, "router" if one.selects else "linear") for one in linears):
+        if not any(Rule(pattern).matches(one.view.name, one.kind) for one in linears):
             raise PlanError(
                 f"--keep {pattern}: no weight of the blocks is called so; `bitwright plan` lists their names"
             )

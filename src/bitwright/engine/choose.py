@@ -40,10 +40,11 @@ class HeldOut:
         return self._error(block, self.ranges[:count])
 
     def _error(self, block: Pass, ranges: list[tuple[int, int]]) -> float:
-        total, tokens = 0.0, 0
+        total, tokens, kind = 0.0, 0, block.runner.graph.stream
         for start, stop in ranges:
-            output = block.output(self.before.quantized, start, stop).float()
-            total += float(relative_error(output, self.behind.read(start, stop).float()).sum(dtype=torch.float64))
+            output = kind.main(block.output(self.before.quantized, start, stop)).float()
+            wanted = kind.main(self.behind.read(start, stop)).float()
+            total += float(relative_error(output, wanted).sum(dtype=torch.float64))
             tokens += output.shape[0] * output.shape[1]
         error = total / max(1, tokens)
         return error if error == error else float("inf")

@@ -48,8 +48,7 @@ class Notes:
         recorder = Recorder(block.original, stream, block.runner.call(block.index, tokens).leaves)
         with recorder, recorder.watch(_parameters(block), on_product, on_add):
             output = block.runner.run(block.index, block.original, stream, tokens)
-        is_same_for_all = not block.runner.graph.tells_tokens
-        self.programs[rows, length] = recorder.program(output) if is_same_for_all else None
+        self.programs[rows, length] = recorder.program(output) if block.runner.graph.is_alike else None
         if self.tape is not None and recorder.repeated & self.tape.leaders.keys():
             self.tape = None  # it holds one input of a weight: the original is run anew for every stage instead
         return output

@@ -80,7 +80,7 @@ class TorchRunner:
     def first_stream(self, tokens: Int64[Tensor, "rows length"]) -> Float[Tensor, "rows length ..."]:
         """What the first block is given for these tokens; `load_outside` comes before."""
         call = self._note_calls(tokens)[0]
-        return self._rows_first(call.leaves[call.stream])
+        return self.graph.stream.stored(call.leaves[call.stream], {}, None)
 
     def call(self, index: int, tokens: Int64[Tensor, "rows length"]) -> Call:
         """How the model calls a block for these tokens; known once a batch of this size was noted, if not only then."""
@@ -116,31 +116,23 @@ class TorchRunner:
         weights: Mapping[str, Tensor],
     ) -> Tensor:
         """The same with these parameters, by their full names, in the place of the block's; differentiable in them."""
-        block = self.graph.blocks[index]
-        args, kwargs = self.call(index, tokens).arguments(self._as_called(stream.to(self.dtype)))
+        block, kind = self.graph.blocks[index], self.graph.stream
+        before = stream.to(self.dtype)
+        call = self.call(index, tokens).with_shelf(kind.left(before, block.finds))
+        args, kwargs = call.arguments(kind.called(before))
         inside = {name.removeprefix(block.name + "."): tensor for name, tensor in weights.items()}
         made = functional_call(module, inside, args, kwargs) if inside else module(*args, **kwargs)
-        return self._rows_first(block.returned.stream(made))
+        return kind.stored(block.returned.stream(made), call.on_shelf(), before)
 
     def logits(self, tokens: Int64[Tensor, "rows length"], stream: Tensor) -> Float[Tensor, "rows length vocabulary"]:
         """The model's output for the finished stream; differentiable in a stream that asks for it."""
 
         def hand_out(index: int, call: Call) -> Tensor:
             last = index == len(self.graph.blocks) - 1
-            return self._as_called(stream.to(self.dtype)) if last else call.leaves[call.stream]
+            return self.graph.stream.called(stream.to(self.dtype)) if last else call.leaves[call.stream]
 
         logits: Tensor = self._run_around(tokens, hand_out, stream.requires_grad).logits
         return logits
-
-    def _rows_first(self, stream: Tensor) -> Tensor:
-        """A stream as blocks have it, with the rows along the first axis."""
-        axis = self.graph.stream.rows_axis
-        return stream.movedim((axis, axis + 1), (0, 1)) if axis else stream
-
-    def _as_called(self, stream: Tensor) -> Tensor:
-        """A stream whose rows lie along the first axis, as blocks want it."""
-        axis = self.graph.stream.rows_axis
-        return stream.movedim((0, 1), (axis, axis + 1)) if axis else stream
 
     def _note_calls(self, tokens: Int64[Tensor, "rows length"], count: int | None = None) -> tuple[Call, ...]:
         """The calls of the first `count` blocks (None: all), which hand their streams on."""

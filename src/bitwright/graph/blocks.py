@@ -3,12 +3,14 @@
 A block is an element of the outermost repeated list of modules, the one that holds most of the parameters. What flows
 is found by running the model once with every block's `forward` replaced: the stream is the tensor that a block returns
 and that the next block is given. All that a block gets besides the stream (masks, rotary tables, positions) are side
-inputs, which do not depend on the stream.
+inputs, which do not depend on the stream; a mapping among them is where blocks may leave things for later ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,11 +52,12 @@ def _repeats(children: list[tuple[str, nn.Module]], may_differ: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The arguments of one call of a block, with the place of the stream among them."""
+    """The arguments of one call of a block, with the places of the stream and of the mapping it may leave things in."""
 
     leaves: tuple[Any, ...]
     structure: Any
     stream: int
+    shelf: int | None = None
 
     def arguments(self, stream: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the same call with another stream."""
@@ -65,17 +68,31 @@ class Call:
 
     def without_stream(self) -> Call:
         """The same call with the stream forgotten, so that only side inputs stay in memory."""
-        leaves = list(self.leaves)
-        leaves[self.stream] = None
-        return Call(tuple(leaves), self.structure, self.stream)
+        return self._with(self.stream, None)
+
+    def on_shelf(self) -> MutableMapping[Any, Any]:
+        """What lies in the mapping; an empty one where the block is given none."""
+        return {} if self.shelf is None else self.leaves[self.shelf]
+
+    def with_shelf(self, values: Mapping[Any, Any]) -> Call:
+        """The same call with a mapping of its own, in which these values lie, too."""
+        if self.shelf is None:
+            return self
+        mapping = copy.copy(self.on_shelf())
+        mapping.update(values)
+        return self._with(self.shelf, mapping)
+
+    def _with(self, place: int, leaf: Any) -> Call:
+        return replace(self, leaves=(*self.leaves[:place], leaf, *self.leaves[place + 1 :]))
 
 
 def capture_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """The call, with the stream taken to be the first floating-point tensor of at least three dimensions."""
     leaves, structure = tree_flatten((args, kwargs))
+    shelf = next((place for place, leaf in enumerate(leaves) if isinstance(leaf, MutableMapping)), None)
     for place, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() >= 3:
-            return Call(tuple(leaves), structure, place)
+            return Call(tuple(leaves), structure, place, shelf)
     raise TraceError("a block was called without a floating-point tensor [batch, tokens, channels] to work on")
 
 

@@ -1,9 +1,10 @@
 """What the model computes, as far as quantization needs to know.
 
-A model is a prefix (embeddings), a row of blocks that hand one tensor on to the next (the stream), and a suffix (last
-norm, head). Inside a block the graph knows every linear operation: which parameter it multiplies with, in which
-orientation, on which input, after which other linears, and whether its output is added to the stream. Nothing here
-knows a model's name: it is all read off the operators that ran (see `trace.py`).
+A model is a prefix (embeddings), a row of blocks that hand one tensor on to the next (the stream), perhaps with others
+beside it for all later ones (the shelf), and a suffix (last norm, head). Inside a block the graph knows every linear
+operation: which parameter it multiplies with, in which orientation, on which input, after which other linears, and
+whether its output is added to the stream. Nothing here knows a model's name: it is all read off the operators that ran
+(see `trace.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from bitwright.graph.blocks import Returned
+from bitwright.graph.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,27 @@ class Linear:
     routed: bool = False
     selects: bool = False
 
+    @property
+    def kind(self) -> str:
+        """What a recipe calls it: a router, a gate (one number for every token, as of shared experts) or a linear."""
+        if self.selects:
+            return "router"
+        return "gate" if self.view.shape[0] == 1 else "linear"
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One repeated unit of the model: module path, linears in the order they ran, all parameters, what it returns."""
+    """One repeated unit of the model: module path, linears in the order they ran, all parameters, what it returns.
+
+    `finds`: how many entries are on the shelf when it runs.
+    """
 
     name: str
     linears: tuple[Linear, ...]
     parameters: tuple[str, ...]
     returned: Returned
     notes: tuple[str, ...] = ()
+    finds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +85,6 @@ class Outside:
 
     parameter: str
     kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """The tensor that blocks hand on: `width` numbers for every token.
-
-    The rows of tokens lie along its axis `rows_axis`, the tokens of a row along the next one.
-    """
-
-    width: int
-    rows_axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +102,8 @@ class Graph:
     def views(self) -> dict[str, WeightView]:
         """Every weight matrix inside a block, by name."""
         return {linear.view.name: linear.view for block in self.blocks for linear in block.linears}
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether a block reads the same beside its stream whatever the batch; one recorded run then serves all."""
+        return not self.tells_tokens and not self.stream.shelf.width

@@ -8,9 +8,8 @@ few tokens. Experts that no token reached are the other slices of a parameter of
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
@@ -19,10 +18,12 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from bitwright.graph.blocks import Call, TraceError, capture_call, find_blocks, read_return
 from bitwright.graph.followers import Followers
-from bitwright.graph.graph import Block, Graph, Linear, Outside, Stream
+from bitwright.graph.graph import Block, Graph, Linear, Outside
 from bitwright.graph.record import Record
+from bitwright.graph.shelf import Entry, Shelf
+from bitwright.graph.stream import Stream
 
-_TOKENS = 8
+_TOKENS = 13  # no size of a model, so that the axis of the tokens is known by it
 # what operators raise where there is no data (numpy() a TypeError), and a block's own code where something is missing
 _CANNOT_RUN = (RuntimeError, TypeError, LookupError, AttributeError)
 
@@ -40,7 +41,7 @@ def trace(skeleton: nn.Module) -> Graph:
     for name, block in found:
         tracer.intercept(name, block.to("meta"))
     try:
-        with torch.no_grad(), tracer.of_tokens, tracer.of_blocks:
+        with torch.no_grad(), tracer.of_tokens, tracer.of_blocks, tracer.of_shelf:
             model(input_ids=tokens, use_cache=False)
     except _Done:
         pass
@@ -50,7 +51,8 @@ def trace(skeleton: nn.Module) -> Graph:
         raise TraceError(f"{found[0][0]} and its siblings do not each run once, in order; they cannot be streamed")
     outside = _outside(model, {p for b in tracer.blocks for p in b.parameters})
     assert tracer.stream is not None
-    return Graph(tuple(tracer.blocks), outside, tracer.stream, tracer.tells_tokens)
+    stream = replace(tracer.stream, shelf=Shelf(tuple(tracer.left.values()))) if tracer.of_shelf.read else tracer.stream
+    return Graph(tuple(tracer.blocks), outside, stream, tracer.tells_tokens)
 
 
 class _Done(Exception):
@@ -62,8 +64,10 @@ class _Tracer:
 
     def __init__(self, count: int, tokens: Tensor) -> None:
         self.blocks: list[Block] = []
-        self.of_tokens, self.of_blocks = Followers([tokens]), Followers()  # to be entered while the model runs
+        # to be entered while the model runs
+        self.of_tokens, self.of_blocks, self.of_shelf = Followers([tokens]), Followers(), Followers()
         self.tells_tokens = False
+        self.left: dict[Any, Entry] = {}
         self.stream: Stream | None = None
         self._count = count
         self._previous: Tensor | None = None
@@ -77,36 +81,42 @@ class _Tracer:
             if self._previous is not None and call.leaves[call.stream] is not self._previous:
                 raise TraceError(f"{name}: its input is not the output of the block before it; cannot be streamed")
             beside = call.without_stream().leaves
-            self.tells_tokens |= self.of_tokens.include(beside)
+            self.tells_tokens |= self.of_tokens.include((*beside, *tree_iter(dict(call.on_shelf()))))
             self.stream = _stream(tuple(call.leaves[call.stream].shape), name)
-            read = self.of_blocks.read
-            linears, output, notes = _record(name, block, original, call)
+            read, finds = self.of_blocks.read, len(self.left)
+            linears, output, notes, left = _record(name, block, original, call, (self.left.keys(), self.of_shelf))
+            call.on_shelf().update(left)
+            self._keep(name, left)
             if self.of_blocks.include(beside) or self.of_blocks.read > read:
                 raise TraceError(f"{name} reads more of the blocks before it than their stream; cannot be streamed")
             returned = read_return(output, call.leaves[call.stream], name)
             parameters = tuple(f"{name}.{n}" for n, _ in block.named_parameters())
-            self.blocks.append(Block(name, linears, parameters, returned, notes))
+            self.blocks.append(Block(name, linears, parameters, returned, notes, finds))
             if len(self.blocks) == self._count:
                 raise _Done
             self._previous = returned.stream(output)
-            self.of_blocks.add((*tree_iter(output), *_inside(beside)))
+            self.of_blocks.add(tree_iter(output))
             return output
 
         block.forward = forward
 
-
-def _inside(values: tuple[object, ...]) -> Iterator[object]:
-    """What is in the mappings among these; a block may write into one that all blocks are given."""
-    for value in values:
-        if isinstance(value, Mapping):
-            yield from tree_iter(list(value.values()))
+    def _keep(self, name: str, left: Mapping[Any, Any]) -> None:
+        """Note what a block left, as far as it can be handed on; no other block may read the rest."""
+        for key, value in left.items():
+            entry = Entry.read(key, value, _TOKENS)
+            if entry is None and not any(isinstance(leaf, Tensor) for leaf in tree_iter(value)):
+                raise TraceError(f"{name} leaves {key!r} for later blocks, which is no tensor; cannot be streamed")
+            if entry is None:
+                self.of_blocks.add(tree_iter(value))
+            elif self.left.setdefault(key, entry) != entry:
+                raise TraceError(f"{name} leaves {key!r} in other shapes than a block before it; cannot be streamed")
 
 
 def _stream(shape: tuple[int, ...], name: str) -> Stream:
     """What a stream of this shape is, when one row of tokens was traced."""
     for axis in range(len(shape) - 2):
         if shape[axis : axis + 2] == (1, _TOKENS):
-            return Stream(prod(shape) // _TOKENS, axis)
+            return Stream((*shape[:axis], *shape[axis + 2 :]), axis)
     what = f"one vector for each of {_TOKENS} tokens"
     raise TraceError(f"{name} works on {list(shape)}, which does not hold {what}; it cannot be streamed")
 
@@ -124,39 +134,59 @@ def _around_zero(model: nn.Module, inside: set[int]) -> None:
                 setattr(module, key, torch.zeros(buffer.shape, dtype=buffer.dtype))
 
 
-def _on(call: Call, device: str) -> Call:
-    """The same call with every tensor replaced by one on `device`: empty on meta, zeros elsewhere."""
-    leaves = [torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, Tensor) else x for x in call.leaves]
-    return replace(call, leaves=tuple(leaves))
+def _on(call: Call, device: str, keys: Collection[Any]) -> Call:
+    """The same call with every tensor replaced by one on `device`: empty on meta, zeros elsewhere.
+
+    `keys`: what is on the shelf so far.
+    """
+    found = {key: value for key, value in call.on_shelf().items() if key in keys}
+    return replace(call, leaves=tuple(_zeros(call.leaves, device))).with_shelf(_zeros(found, device))
 
 
-def _record(name: str, block: nn.Module, forward: Any, call: Call) -> tuple[tuple[Linear, ...], Any, tuple[str, ...]]:
-    """The linears of one block, its output as zeros, and notes; recorded on meta tensors or else on zero weights."""
+def _zeros(values: Any, device: str = "cpu") -> Any:
+    def zeros(x: object) -> object:
+        return torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, Tensor) else x
+
+    return tree_map(zeros, values)
+
+
+def _record(
+    name: str, block: nn.Module, forward: Any, call: Call, shelf: tuple[Collection[Any], Followers]
+) -> tuple[tuple[Linear, ...], Any, tuple[str, ...], dict[Any, Any]]:
+    """The linears of one block, its output as zeros, notes, and what it left on the shelf, as zeros.
+
+    It is recorded on meta tensors or else on zero weights. `shelf`: the keys of what is there, which is followed.
+    """
     notes: tuple[str, ...] = ()
     parameters = {f"{name}.{n}": p for n, p in block.named_parameters()}
     try:
-        linears, output = _run_recorded(forward, parameters, _on(call, "meta"))
+        linears, output, left = _run_recorded(forward, parameters, _on(call, "meta", shelf[0]), shelf)
     except _CANNOT_RUN as reason:
         why = (str(reason).splitlines() or [type(reason).__name__])[0]
         notes = (f"traced on zero weights, because on meta tensors: {why}",)
         real = _zero_block(block)
         zeros = {f"{name}.{n}": p for n, p in real.named_parameters()}
         try:
-            linears, output = _run_recorded(real.forward, zeros, _on(call, "cpu"))
+            linears, output, left = _run_recorded(real.forward, zeros, _on(call, "cpu", shelf[0]), shelf)
         except _CANNOT_RUN as error:
             what = f"{type(error).__name__}: {error}"
             raise TraceError(f"{name} cannot be run by itself, with the stream of the one before: {what}") from error
-    output = tree_map(lambda x: torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, Tensor) else x, output)
-    return _all_slices(linears, parameters), output, notes
+    return _all_slices(linears, parameters), _zeros(output), notes, _zeros(left)
 
 
-def _run_recorded(forward: Any, parameters: Mapping[str, Tensor], call: Call) -> tuple[tuple[Linear, ...], Any]:
-    stream = call.leaves[call.stream]
+def _run_recorded(
+    forward: Any, parameters: Mapping[str, Tensor], call: Call, shelf: tuple[Collection[Any], Followers]
+) -> tuple[tuple[Linear, ...], Any, dict[Any, Any]]:
+    """The linears, the output, and what is new on the shelf."""
+    keys, of_shelf = shelf
+    stream, found = call.leaves[call.stream], dict(call.on_shelf())
+    of_shelf.add(tree_iter([found[key] for key in keys]))
     args, kwargs = call.arguments(stream)
     record = Record(parameters, stream)
     with torch.no_grad(), record:
         output = forward(*args, **kwargs)
-    return record.linears(), output
+    left = {key: value for key, value in call.on_shelf().items() if key not in found or value is not found[key]}
+    return record.linears(), output, left
 
 
 def _zero_block(block: nn.Module) -> nn.Module:

@@ -121,6 +121,12 @@ class Stored:
     dtype: torch.dtype
 
 
+_KEPT_BY_DEFAULT = {
+    "router": "a router decides which experts run; kept unless a rule names it",
+    "gate": "a gate is one number for every token, and engines keep it in float; kept unless a rule names it",
+}
+
+
 def make_plan(
     graph: Graph, recipe: Recipe, parameters: Mapping[str, Stored], dtype: torch.dtype, tied: Mapping[str, str]
 ) -> Plan:
@@ -156,11 +162,10 @@ class _Planner:
         steps: list[Step] = []
         for linear in block.linears:
             view = linear.view
-            kind = "router" if linear.selects else "linear"
-            spec, rule = self._spec(view, kind)
+            spec, rule = self._spec(view, linear.kind)
             if spec is None:
-                why = "a router decides which experts run; kept unless a rule names it" if kind == "router" else None
-                self.reasons[view.parameter] = (kind, why or self._why(rule))
+                why = _KEPT_BY_DEFAULT.get(linear.kind) if rule is None else None
+                self.reasons[view.parameter] = (linear.kind, why or self._why(rule))
                 continue
             if view.parameter in self.tied.values() and view.parameter not in self.planned:
                 self.warnings.append(f"{view.name} is shared with another weight; both take the quantized values")

@@ -2,7 +2,7 @@
 
 A recipe is a list of rules; the first rule that matches a weight decides. A pattern is matched against the weight's
 name (shell wildcards, anywhere after a dot) or, as `kind:...`, against what the weight is: linear, embedding, head,
-router, norm, bias. What no rule mentions stays as it is.
+router, gate, norm, bias. What no rule mentions stays as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import final
 from bitwright.numerics import Spec
 from bitwright.solvers import Feedback, Solver
 
-KINDS = ("linear", "embedding", "head", "router", "norm", "bias", "other")
+KINDS = ("linear", "embedding", "head", "router", "gate", "norm", "bias", "other")
 
 
 @final

@@ -22,6 +22,7 @@ KEPT_LABELS = {
     "norm": "Norms",
     "bias": "Biases",
     "router": "Routers",
+    "gate": "Gates",
     "other": "Other kept tensors",
 }
 

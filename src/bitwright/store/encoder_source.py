@@ -30,8 +30,10 @@ LOADING_ERRORS = (OSError, *LIBRARY_ERRORS)
 
 
 def is_causal(folder: Path) -> bool:
-    """Whether the folder's configuration names a causal language model, which is quantized block by block instead."""
-    names = set(transformers_library().models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    """Whether the folder's configuration names a model that continues a text, quantized block by block instead."""
+    known = transformers_library().models.auto.modeling_auto
+    causal, multimodal = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, known.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    names = {*causal.values(), *multimodal.values()}
     return bool(names & set(read_config(folder).architectures or ()))
 
 

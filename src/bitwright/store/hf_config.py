@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitwright.store.source_error import SourceError
 
@@ -68,6 +68,22 @@ def check_not_custom(config: PreTrainedConfig, role: str, library_class: str, fi
     wanted = custom_classes(config.to_dict()).get(role, library_class)
     if wanted.rpartition(".")[2] != library_class:
         raise custom_code(file, f"auto_map asks for {wanted}, and the class in transformers is {library_class}")
+
+
+def auto_class(config: PreTrainedConfig) -> Any | None:
+    """Of transformers' automatic classes for models that read and write text, the one that makes this model.
+
+    That is the one whose class `architectures` names; a model that reads pictures or sound, too, is then made whole,
+    not its text part alone. None where neither knows the type.
+    """
+    transformers = transformers_library()
+    found = [
+        auto
+        for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForMultimodalLM)
+        if type(config) in auto._model_mapping
+    ]
+    named = [auto for auto in found if auto._model_mapping[type(config)].__name__ in (config.architectures or ())]
+    return next(iter(named + found), None)
 
 
 def custom_classes(fields: dict[str, object]) -> dict[str, str]:

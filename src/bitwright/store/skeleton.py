@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from bitwright.store.hf_config import LIBRARY_ERRORS, transformers_library
+from bitwright.store.hf_config import LIBRARY_ERRORS, auto_class, transformers_library
 from bitwright.store.source_error import SourceError
 
 if TYPE_CHECKING:
@@ -29,8 +29,13 @@ Ties = Mapping[str, str]
 
 
 def build_skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of ``config`` in eval mode, nothing tied yet. Raises SourceError if it has none."""
-    transformers = transformers_library()
+    """The language model of ``config`` in eval mode, nothing tied yet. Raises SourceError if it has none."""
+    auto = auto_class(config)
+    if auto is None:
+        raise SourceError(
+            f"config.json: transformers {transformers_library().__version__} has no model of type "
+            f"{config.model_type!r} that continues a text. Check the file, or give a language model."
+        )
     from transformers.initialization import no_init_weights
 
     config = deepcopy(config)
@@ -40,11 +45,10 @@ def build_skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMo
         part._experts_implementation = "eager"  # one product per expert, which tracing and calibration can see
     try:
         with parameters_on_meta(), no_init_weights(), HugeOnMeta():
-            auto = transformers.AutoModelForCausalLM
             model: PreTrainedModel = auto.from_config(config, dtype=dtype, trust_remote_code=False)
     except LIBRARY_ERRORS as error:
         raise SourceError(
-            f"config.json: no causal language model can be built from it ({error}). Check its model_type and sizes."
+            f"config.json: no language model can be built from it ({error}). Check its model_type and sizes."
         ) from error
     _keep_in_float32(model, dtype)
     model.eval()

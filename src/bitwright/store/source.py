@@ -50,7 +50,7 @@ SIDE_FILES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A causal language model on disk; names are the model's own (as in state_dict), not the checkpoint's."""
+    """A language model on disk; names are the model's own (as in state_dict), not the checkpoint's."""
 
     path: Path
     dtype: torch.dtype
@@ -208,7 +208,8 @@ def assemble(
     """
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else _commonest_dtype(path, files)
     model = build_skeleton(config, dtype)
-    check_not_custom(config, "AutoModelForCausalLM", type(model).__name__, path / "config.json")
+    for role in ("AutoModelForCausalLM", "AutoModelForImageTextToText"):
+        check_not_custom(config, role, type(model).__name__, path / "config.json")
     renames = plan_renames(model, files.tensors)
     check_shapes(renames, files)
     ties = find_ties(model, renames.by_name.keys(), lambda first, second: is_equal(renames, first, second))
