@@ -97,6 +97,7 @@ def test_damaged_streams_are_run_anew(damage: str, dense: Path, half: Path, fini
         ("transposed", torch.float32, torch.float32),
         ("told", torch.float32, torch.float32),
         ("told", torch.bfloat16, torch.float32),
+        ("shared", torch.float32, torch.float32),
         ("dense", torch.bfloat16, torch.bfloat16),
         ("dense", torch.bfloat16, torch.float32),
         ("dense", torch.float16, torch.float32),
@@ -114,10 +115,11 @@ def test_streams_through_stored_blocks_are_those_of_the_run(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_blocks_that_are_told_the_words_are_told_them_when_a_run_goes_on(tmp_path: Path) -> None:
-    source = model(tmp_path / "model", "told")
+@pytest.mark.parametrize("config", ["told", "shared"])
+def test_what_blocks_read_beside_the_stream_is_there_when_a_run_goes_on(config: str, tmp_path: Path) -> None:
+    source = model(tmp_path / "model", config)
     run(source, tmp_path / "whole")
-    stop_after(source, tmp_path / "out", 1)
+    stop_after(source, tmp_path / "out", {"told": 1, "shared": 3}[config])
     run(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 

@@ -14,7 +14,7 @@ from bitwright.recipe.presets import asymmetric
 from bitwright.recipe.recipe import Recipe, Rule
 from bitwright.store.artifact import Artifact
 from bitwright.store.batches import Batches
-from store.small_models import GROUPED, TOLD, save
+from store.small_models import GROUPED, SHARED, TOLD, save
 
 ROUTED = {"num_local_experts": 4, "num_experts_per_tok": 2}
 PLAIN = {"vocab_size": 160, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
@@ -27,6 +27,7 @@ CONFIGS: dict[str, transformers.PreTrainedConfig] = {
     "told": transformers.Gemma4TextConfig(
         **TOLD, per_layer_config={"1": {"head_dim": 8}}
     ),  # its blocks are given embeddings of their own
+    "shared": transformers.Gemma4TextConfig(**SHARED),
 }
 # 3 bits with feedback in the blocks, and a table outside them
 RECIPE = Recipe((Rule("*", asymmetric(3, 16)), Rule("kind:embedding", Spec(Int(8), per_group(16)))))

@@ -15,6 +15,7 @@ from bitwright.numerics import E2M1, NF4, PER_TENSOR, Float8, Int, Spec, per_gro
 from bitwright.recipe.recipe import Recipe, Rule
 from bitwright.store.artifact import Artifact
 from export.artifacts import make
+from store.small_models import save_with_vision
 
 NVFP4 = Spec(E2M1(), per_group(16), scale=Spec(Float8(), PER_TENSOR))
 
@@ -51,6 +52,19 @@ def test_a_dense_checkpoint_is_the_source_with_the_artifacts_numbers(
     assert {name: (t.shape, t.dtype) for name, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
     assert (tmp_path / "out" / "config.json").read_bytes() == (sources[name] / "config.json").read_bytes()
     assert_equals_artifact(tmp_path / "out", artifact, torch.bfloat16)
+
+
+def test_what_reads_pictures_is_written_as_it_was(tmp_path: Path) -> None:
+    source = save_with_vision(tmp_path / "model")
+    artifact = make(source, tmp_path / "artifact", Spec(Int(4), per_group(16)))
+    export(artifact, Dense(), tmp_path / "out")
+    before, after = stored(source), stored(tmp_path / "out")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    vision = {name for name in before if "visual" in name}
+    assert len(vision) > 20 and not changed & vision
+    assert {f"{entry.name}.weight" for entry in artifact.entries} == changed
+    assert not artifact.manifest["unused"]
 
 
 def test_float32_keeps_every_bit_of_the_dequantized_weights(small: Artifact, tmp_path: Path) -> None:

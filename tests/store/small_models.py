@@ -30,6 +30,18 @@ SHARED = {  # the last three blocks have the keys and values of the two before
     "num_kv_shared_layers": 3,
 }
 
+VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
+
+
+def save_with_vision(folder: Path) -> Path:
+    """A model that reads text and pictures, of a type that has a class for its text part alone, too."""
+    text = {**GROUPED, "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4}
+    text |= {"linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "head_dim": 16}
+    torch.manual_seed(0)
+    config = transformers.Qwen3_5Config(text_config=text, vision_config=VISION)
+    transformers.AutoModelForMultimodalLM.from_config(config).save_pretrained(folder)
+    return folder
+
 
 def save(folder: Path, config: transformers.PreTrainedConfig, shard: str = "5GB", dtype=torch.float32) -> Path:
     """A model of ``config`` with random weights (norms and biases too) in ``folder``."""

@@ -16,6 +16,7 @@ from bitwright.store.encoder_source import encoder_source, is_causal, read_token
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.samples import SamplesError, read_samples
 from bitwright.store.source_error import SourceError
+from store.small_models import save_with_vision
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "an", "encoder", "reads", "this", "line", "and", "more", "."]
 
@@ -94,8 +95,9 @@ def test_inputs_that_no_tokenizer_makes_ask_for_a_loader(encoder: Path, tmp_path
         read_samples(tmp_path, [Value("x", (None, 3, 8, 8), "float32")], tokenizer=tokenizer)
 
 
-def test_causal_models_are_told_apart(encoder: Path, llama: Path) -> None:
+def test_causal_models_are_told_apart(encoder: Path, llama: Path, tmp_path: Path) -> None:
     assert is_causal(llama)
+    assert is_causal(save_with_vision(tmp_path))
     assert not is_causal(encoder)
 
 
