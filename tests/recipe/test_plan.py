@@ -11,7 +11,7 @@ import torch
 
 from bitwright.graph import Block, Graph, Linear, Outside, WeightView, trace
 from bitwright.graph.blocks import Returned
-from bitwright.graph.graph import Stream
+from bitwright.graph.stream import Stream
 from bitwright.numerics import Float, FloatKind, Int, Spec, per_group
 from bitwright.recipe.plan import BlockJob, Plan, PlanError, Stored, make_plan
 from bitwright.recipe.presets import OWN, nearest, w4a16
@@ -47,7 +47,7 @@ def by_hand(linears: Iterable[Linear], **shapes: tuple[int, ...]) -> tuple[Graph
         for one in linears
     } | shapes
     block = Block("b", linears, tuple(parameters), Returned(None, (), 0))
-    return Graph((block,), (Outside("head.weight", "head"),), Stream(8), tells_tokens=False), {
+    return Graph((block,), (Outside("head.weight", "head"),), Stream((8,)), tells_tokens=False), {
         name: Stored(shape, torch.float32) for name, shape in parameters.items()
     }
 
@@ -72,7 +72,7 @@ def test_parallel_branches_share_stages() -> None:
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_no_weight_is_rounded_before_what_it_reads(family: str) -> None:
-    for job in plan(family, Recipe((Rule("kind:router", G8), Rule("*", G8)))).blocks:
+    for job in plan(family, Recipe((Rule("kind:router", G8), Rule("kind:gate", G8), Rule("*", G8)))).blocks:
         done: set[str] = set()
         for stage in job.stages:
             names = {step.name for step in stage.steps}
@@ -142,6 +142,8 @@ def test_reasons_say_why() -> None:
     layer = "model.layers.0"
     assert kept[f"{layer}.mlp.gate.weight"].kind == "router"
     assert "a router decides" in kept[f"{layer}.mlp.gate.weight"].reason
+    assert kept[f"{layer}.mlp.shared_expert_gate.weight"].kind == "gate"
+    assert "one number for every token" in kept[f"{layer}.mlp.shared_expert_gate.weight"].reason
     assert "the recipe keeps it ('shared_expert.*')" in kept[f"{layer}.mlp.shared_expert.up_proj.weight"].reason
     assert kept[f"{layer}.input_layernorm.weight"].reason == "a vector, not a matrix"
     assert kept[f"{layer}.self_attn.q_proj.bias"].kind == "bias"

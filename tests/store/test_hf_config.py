@@ -89,7 +89,7 @@ def test_impossible_settings_are_refused(llama, changes):
 
 def test_a_model_that_is_no_language_model_is_refused(llama):
     edit_config(llama, model_type="vit")
-    with pytest.raises(SourceError, match="no language model"):
+    with pytest.raises(SourceError, match="no model of type .vit. that continues a text"):
         open_source(llama)
 
 
