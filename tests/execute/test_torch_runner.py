@@ -18,7 +18,7 @@ from bitwright.execute.torch_runner import Weights
 from bitwright.graph import TraceError, trace
 from bitwright.graph.stream import Stream
 from bitwright.store.source import Source, open_source
-from store.small_models import GROUPED, SHARED, SIZES, TOLD, save
+from store.small_models import GROUPED, SHARED, SIZES, TOLD, save, save_with_vision
 
 WINDOW = {**GROUPED, "sliding_window": 4}
 PLAIN = {"vocab_size": 160, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -263,6 +263,28 @@ def test_what_a_block_leaves_for_later_ones_is_handed_on_with_the_stream() -> No
     assert [block.finds for block in runner.graph.blocks] == [0, 1, 1]
     assert not runner.graph.is_alike and not runner.graph.tells_tokens
     assert torch.equal(in_parts(runner, weights, drawn(5, 9), 2), at_once(weights.model, drawn(5, 9), 2))
+
+
+def test_gradients_reach_a_block_through_what_it_left_for_later_ones() -> None:
+    weights, name, tokens = Held(Leaving()), "blocks.0.linear.weight", drawn(3, 9)
+    runner = TorchRunner(weights, trace(weights.skeleton()), torch.float32)
+    runner.load_outside()
+    moved = weights.parameters()[name].detach().clone().requires_grad_()
+    stream = runner.first_stream(tokens)
+    for index, block in enumerate(runner.graph.blocks):
+        module = runner.block(index, weights.read(block.parameters))
+        stream = runner.through(index, module, stream, tokens, {} if index else {name: moved})
+    runner.logits(tokens, stream).square().sum().backward()
+    weights.model(input_ids=tokens).logits.square().sum().backward()
+    torch.testing.assert_close(moved.grad, weights.parameters()[name].grad)
+
+
+def test_a_model_that_reads_pictures_too_is_run_whole(tmp_path: Path) -> None:
+    source = open_source(save_with_vision(tmp_path))
+    whole = transformers.AutoModelForMultimodalLM.from_pretrained(tmp_path).eval()
+    assert {name for name in source.parameters() if "visual" in name}
+    runner = TorchRunner(source, trace(source.skeleton()), torch.float32)
+    assert torch.equal(in_parts(runner, source, drawn(5, 9), 2), at_once(whole, drawn(5, 9), 2))
 
 
 def test_side_inputs_that_follow_the_words_unseen_are_an_error() -> None:

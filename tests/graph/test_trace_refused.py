@@ -94,6 +94,15 @@ class Growing(Noting):
         return None, x + self.w(side["all"][:, :, -x.shape[2] :])
 
 
+class Summing(Noting):
+    """Leaves something for every token, and then something else in its place."""
+
+    def forward(self, side: dict[str, Tensor], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        before = side.get("x", x)
+        side["x"] = x.mean(1) if "x" in side else x
+        return None, x + self.w(before)
+
+
 class Counting(Noting):
     def forward(self, side: dict[str, int], x: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
         side["count"] = side.get("count", 0) + 1
@@ -147,6 +156,7 @@ class Single(nn.Module):
         (lambda: Remembering(block=Plain), "zorps.2 reads more of the blocks before it than their stream"),
         (lambda: Handing(block=Averaging), "zorps.1 reads more of the blocks before it than their stream"),
         (lambda: Handing(block=Growing), "zorps.1 leaves 'all' in other shapes than a block before it"),
+        (lambda: Handing(block=Summing), "zorps.1 leaves 'x' in other shapes than a block before it"),
         (lambda: Handing(block=Counting), "zorps.0 leaves 'count' for later blocks, which is no tensor"),
         (
             lambda: Turned(block=Plain),

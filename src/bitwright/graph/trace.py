@@ -106,10 +106,12 @@ class _Tracer:
             entry = Entry.read(key, value, _TOKENS)
             if entry is None and not any(isinstance(leaf, Tensor) for leaf in tree_iter(value)):
                 raise TraceError(f"{name} leaves {key!r} for later blocks, which is no tensor; cannot be streamed")
+            if self.left.get(key, entry) != entry:
+                raise TraceError(f"{name} leaves {key!r} in other shapes than a block before it; cannot be streamed")
             if entry is None:
                 self.of_blocks.add(tree_iter(value))
-            elif self.left.setdefault(key, entry) != entry:
-                raise TraceError(f"{name} leaves {key!r} in other shapes than a block before it; cannot be streamed")
+            else:
+                self.left[key] = entry
 
 
 def _stream(shape: tuple[int, ...], name: str) -> Stream:
