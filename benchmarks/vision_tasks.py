@@ -47,7 +47,7 @@ class Task:
     higher_is_better: bool = True
     is_relative: bool = False
     is_transformer: bool = False
-    free_space: bool = False
+    free_sizes: bool = False
     timed: Callable[[], dict[str, Tensor]] | None = field(default=None)
 
     def drop(self, before: float, after: float) -> float:
@@ -107,7 +107,7 @@ def _super_resolution(zoo: ModuleType) -> Task:
     def calibration() -> dict[str, Tensor]:
         return {"x": zoo.luma_calibration(2)}
 
-    return Task("vdsr", "PSNR dB", {"int8": 0.15}, zoo.vdsr, calibration, evaluation, score, free_space=True)
+    return Task("vdsr", "PSNR dB", {"int8": 0.15}, zoo.vdsr, calibration, evaluation, score, free_sizes=True)
 
 
 def _diffusion(zoo: ModuleType) -> Task:

@@ -105,7 +105,7 @@ def prepare(task: Task, work: Path, count: int | None = None) -> Ready:
     if not samples.is_file():
         arrays = {name: _spread(tensor, count) for name, tensor in task.calibration().items()}
         example = tuple(tensor[:EXAMPLE] for tensor in arrays.values())
-        export_module(task.model().eval(), example, model, free_space=task.free_space)
+        export_module(task.model().eval(), example, model, free_sizes=task.free_sizes)
         inputs = session(model, 1).get_inputs()
         np.savez(samples, **{put.name: tensor.numpy() for put, tensor in zip(inputs, arrays.values(), strict=True)})
     return Ready(model, samples, work)

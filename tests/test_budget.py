@@ -25,7 +25,9 @@ BAD_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "core", "mi
 ARCHITECTURES = {"llama", "mistral", "qwen", "qwen2", "gemma", "gemma2", "opt", "falcon", "bloom", "gpt_neox"}
 
 # "path: rule: name" as a violation prints it, without its line and figure -> why it may stay.
-EXEMPT: dict[str, str] = {}
+EXEMPT: dict[str, str] = {
+    "store/folder_source.py: call: getattr": "the folder names the class, and the library loads classes on demand",
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = Iterator[tuple[str, str]]  # ("rule: name", what is wrong)

@@ -54,6 +54,7 @@ from bitwright.store.network_artifact import open_network as open_artifact
 from bitwright.store.network_artifact import read_manifest
 from bitwright.store.network_source import open_network
 from bitwright.store.onnx_source import OnnxSource, read_model
+from bitwright.store.processors import read_processors
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples
 from bitwright.store.samples import read_samples as read_for
@@ -90,7 +91,7 @@ class Verified:
 def open_source(
     model: str | Path | nn.Module, folder: Path | None = None, batches: Batches | None = None
 ) -> OnnxSource:
-    """The network to quantize: an ONNX file, or a module (`pkg.mod:factory` names one) or encoder folder, exported.
+    """The network to quantize: an ONNX file, a module (`pkg.mod:factory` names one) or a Hugging Face folder.
 
     What is exported goes to `folder`/model.onnx, a module with the first of `batches` as the example of its inputs; it
     has to be in eval mode. Raises ValueError for what cannot be opened.
@@ -128,12 +129,15 @@ def take_samples(source: OnnxSource, batches: Batches, count: int | None = None)
     return _loaded(batches, count).samples(_inputs(source), count)
 
 
-def read_samples(source: OnnxSource, path: Path, count: int | None = None) -> Samples:
-    """`count` samples (None: all) spaced evenly over the pictures, sounds or arrays in a file or folder.
+def read_samples(source: OnnxSource, path: Path, count: int | None = None, model: Path | None = None) -> Samples:
+    """`count` samples (None: all) spaced evenly over the text, pictures, sounds or arrays in a file or folder.
 
-    Raises ValueError for what does not fit the network's inputs.
+    `model`: the Hugging Face folder that the source was made from, whose tokenizer and processors prepare them. Raises
+    ValueError for what does not fit the network's inputs.
     """
-    return read_for(path, _inputs(source), count)
+    inputs = _inputs(source)
+    processors = None if model is None else read_processors(model, [value.name for value in inputs])
+    return read_for(path, inputs, count, processors)
 
 
 def _inputs(source: OnnxSource) -> list[Value]:

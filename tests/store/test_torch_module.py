@@ -81,7 +81,7 @@ def test_text_keeps_a_free_length(tmp_path: Path) -> None:
 
 def test_space_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1)).eval()
-    done = export_module(module, (torch.randn(1, 1, 8, 8),), tmp_path / "m.onnx", free_space=True)
+    done = export_module(module, (torch.randn(1, 1, 8, 8),), tmp_path / "m.onnx", free_sizes=True)
     source, x = OnnxSource.open(done.path), torch.randn(2, 1, 11, 6)
     found = OnnxRunner(source).run({source.network().inputs[0]: x})
     with torch.no_grad():

@@ -19,7 +19,7 @@ def is_network(model: Path, recipe: str) -> bool:
     if model.suffix.lower() == ".onnx" or (":" in str(model) and not model.exists()):
         return True
     if recipe in PRESETS and recipe in NETWORK_PRESETS and model.is_dir():
-        return kind_of(str(model)) is ModelKind.ENCODER
+        return kind_of(str(model)) is ModelKind.FOLDER
     return recipe not in PRESETS and is_for_networks(recipe)
 
 

@@ -1,8 +1,8 @@
 """What a verified delivery falls short of, as sentences: what was found, and what to do about it.
 
 No figure here is tuned. A simulation has to foretell the engine twice as well as the original does (6 decibels): else
-its own error is as large as what it is there to show. An output with no more signal than noise (0
-decibels, which is what zeros would reach) is lost.
+its own error is as large as what it is there to show. An output with no more signal than noise (0 decibels, which is
+what zeros would reach) is lost. Above 100 decibels (1e-5 of the values) two orders of float32 sums differ as much.
 """
 
 from __future__ import annotations
@@ -15,9 +15,16 @@ from bitwright.evaluate.latency import Latency
 from bitwright.evaluate.operators import Kind, Operator
 from bitwright.numerics.machine import Machine
 
-TWICE_DB = 6.0
+TWICE_DB, FLOAT_NOISE_DB = 6.0, 100.0
 WORTH_TELLING = 0.1  # of the time
 Causes = tuple[Machine, tuple[str, ...]]
+
+
+def is_worse(found_db: float | None, expected_db: float | None) -> bool:
+    """Whether an error is twice what is expected or worse, and more than the noise of float arithmetic."""
+    if found_db is None or expected_db is None:
+        return False
+    return found_db < min(expected_db - TWICE_DB, FLOAT_NOISE_DB)
 
 
 def unsound(engine: str, outputs: Sequence[Agreement]) -> Iterator[str]:
@@ -60,7 +67,7 @@ def coarser(engine: str, outputs: Sequence[Agreement], exact: Sequence[Agreement
     exactly = {one.output: one.original_db for one in exact}
     for one in outputs:
         better = exactly.get(one.output)
-        if one.original_db is not None and better is not None and one.original_db < better - TWICE_DB:
+        if is_worse(one.original_db, better):
             yield (
                 f"{engine}: output {one.output} is {one.original_db:.1f} dB from the float original, and "
                 f"{better:.1f} dB with activations in float32: by default this engine rounds activations "
@@ -73,7 +80,7 @@ def _of_output(one: Agreement) -> Iterator[str]:
         yield f"output {one.output} is not finite on batch {one.bad_batch}, nor is the original's; check the input"
     if one.original_db is None:
         return
-    if one.foretold_db is not None and one.original_db < one.foretold_db - TWICE_DB:
+    if is_worse(one.original_db, one.foretold_db):
         yield (
             f"output {one.output} is {one.original_db:.1f} dB from the float original, and {one.foretold_db:.1f} dB in "
             "the simulation: the simulation does not foretell this engine; check that its target is this machine"

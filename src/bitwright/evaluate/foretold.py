@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bitwright.evaluate.agreement import Agreement, Compared, named
 from bitwright.evaluate.error import EvaluateError
-from bitwright.evaluate.findings import TWICE_DB
+from bitwright.evaluate.findings import is_worse
 from bitwright.evaluate.outputs import Runnable
 from bitwright.execute import openvino_session
 from bitwright.execute.integers import IntegerRunner
@@ -106,9 +106,7 @@ def foretell(
 
 def _warnings(aim: Aim, found: Agreement, in_floats: Agreement) -> Iterator[str]:
     """Where a target's arithmetic doubles the error or worse."""
-    if found.original_db is None or in_floats.original_db is None:
-        return
-    if found.original_db >= in_floats.original_db - TWICE_DB:
+    if not is_worse(found.original_db, in_floats.original_db):
         return
     why = (
         "without VNNI pairs of products overflow 16 bits; quantize for the target x86-avx2, whose weights have 7 bits"

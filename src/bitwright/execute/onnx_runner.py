@@ -74,7 +74,7 @@ class OnnxRunner:
         for name, tensor in constants.items():
             if name not in self.network.constants:
                 raise RunError(f"{name}: not a constant of the network")
-            _check_like(self.network.values[name], tensor, exactly=True)
+            _check_like(self.network.values[name], tensor, may_be_empty=True)
         other = OnnxRunner.__new__(OnnxRunner)
         other.network, other._model, other._folder = self.network, self._model, self._folder
         other._threads, other._exact = self._threads, self._exact
@@ -121,7 +121,8 @@ class OnnxRunner:
     def _check_feed(self, name: str, tensor: Tensor) -> None:
         if name not in self.network.values or name in self.network.constants:
             raise RunError(f"{name}: not a value of the network that can be fed; its inputs are {self.network.inputs}")
-        _check_like(self.network.values[name], tensor, exactly=False)
+        is_inner = name not in self.network.inputs  # of what is made inside some may be empty
+        _check_like(self.network.values[name], tensor, is_inner)
 
     def _needed(self, feeds: Sequence[str], wanted: Sequence[str]) -> list[NodeProto]:
         """The nodes that lead from the feeds to the wanted values, in order."""
@@ -216,8 +217,8 @@ class OnnxRunner:
         return handed
 
 
-def _check_like(value: Value, tensor: Tensor, exactly: bool) -> None:
-    """RunError unless a tensor has the value's type, rank and known sizes, and at least one row."""
+def _check_like(value: Value, tensor: Tensor, may_be_empty: bool) -> None:
+    """RunError unless a tensor has the value's type, rank and known sizes, and, if it has to, at least one row."""
     found = str(tensor.dtype).removeprefix("torch.")
     if value.dtype not in (found, "unknown"):
         raise RunError(f"{value.name}: given as {found}, but the network holds {value.dtype}; cast it")
@@ -230,7 +231,7 @@ def _check_like(value: Value, tensor: Tensor, exactly: bool) -> None:
     if not fits:
         sizes = ", ".join("any" if size is None else str(size) for size in shape)
         raise RunError(f"{value.name}: given with shape {list(tensor.shape)}, but the network takes [{sizes}]")
-    if not exactly and tensor.dim() and len(tensor) == 0:
+    if not may_be_empty and tensor.dim() and len(tensor) == 0:
         raise RunError(f"{value.name}: the batch is empty; give at least one sample")
 
 

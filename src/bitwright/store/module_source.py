@@ -41,13 +41,16 @@ def build_module(factory: Callable[..., Any], name: str) -> nn.Module:
     return module.eval()
 
 
-def source_of(module: nn.Module, name: str, example: Example, folder: Path) -> OnnxSource:
-    """A module in eval mode as a source whose digest is that of its state; `name` is what errors call it."""
+def source_of(module: nn.Module, name: str, example: Example, folder: Path, free_sizes: bool = False) -> OnnxSource:
+    """A module in eval mode as a source whose digest is that of its state; `name` is what errors call it.
+
+    `free_sizes`: pictures may have any height and width, and sounds any length, where the module allows it.
+    """
     if any(tensor.is_meta for tensor in _state(module).values()):
         raise SourceError(f"{name}: the module has weights on the meta device, without numbers; load them first")
     _check_runs(module, name, example)
     try:
-        exported = export_module(module, example, folder / "model.onnx")
+        exported = export_module(module, example, folder / "model.onnx", free_sizes=free_sizes)
     except SourceError as error:
         raise SourceError(f"{name}: {error}") from error
     source = OnnxSource.open(exported.path)

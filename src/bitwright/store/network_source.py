@@ -1,8 +1,8 @@
 """What kind of model the user names, and whole networks of every kind as one sort of source.
 
 `model.onnx` is a network as it is. `package.module:factory` is a PyTorch module, which needs an example of its inputs
-to be exported. A Hugging Face folder is an encoder, or a causal language model, which is not opened here: those are
-quantized block by block from the folder itself.
+to be exported. A Hugging Face folder holds a network for any task, or a causal language model, which is not opened
+here: those are quantized block by block from the folder itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
-from bitwright.store.encoder_source import encoder_digest, encoder_source, is_causal
+from bitwright.store.folder_source import folder_digest, folder_source, is_causal
 from bitwright.store.hooks import load_hook
 from bitwright.store.module_source import Example, build_module, module_digest, module_source
 from bitwright.store.onnx_source import OnnxSource
@@ -25,7 +25,7 @@ class ModelKind(Enum):
 
     ONNX = "an ONNX file"
     MODULE = "a PyTorch module"
-    ENCODER = "an encoder in a Hugging Face folder"
+    FOLDER = "a network in a Hugging Face folder"
     CAUSAL = "a causal language model in a Hugging Face folder"
 
 
@@ -33,7 +33,7 @@ def kind_of(name: str) -> ModelKind:
     """What `name` stands for: what lies there if something does, else what it looks like. Raises SourceError."""
     path = Path(name)
     if path.is_dir():
-        return ModelKind.CAUSAL if is_causal(path) else ModelKind.ENCODER
+        return ModelKind.CAUSAL if is_causal(path) else ModelKind.FOLDER
     if path.suffix.lower() == ".onnx":
         return ModelKind.ONNX
     if path.exists():
@@ -45,7 +45,7 @@ def kind_of(name: str) -> ModelKind:
 
 
 def open_network(name: str, folder: Path, example: Example | None = None) -> OnnxSource:
-    """The network that `name` stands for; a module or an encoder is exported to `folder`/model.onnx.
+    """The network that `name` stands for; a module or a folder's model is exported to `folder`/model.onnx.
 
     `example`: inputs to trace a module with. Raises SourceError, and HookError for a factory that cannot be used.
     """
@@ -53,8 +53,8 @@ def open_network(name: str, folder: Path, example: Example | None = None) -> Onn
     match kind:
         case ModelKind.ONNX:
             return OnnxSource.open(Path(name))
-        case ModelKind.ENCODER:
-            return encoder_source(Path(name), folder)
+        case ModelKind.FOLDER:
+            return folder_source(Path(name), folder)
         case ModelKind.MODULE:
             if example is None:
                 raise SourceError(
@@ -73,8 +73,8 @@ def network_digest(name: str) -> str:
     match kind:
         case ModelKind.ONNX:
             return OnnxSource.open(Path(name)).digest()
-        case ModelKind.ENCODER:
-            return encoder_digest(Path(name))
+        case ModelKind.FOLDER:
+            return folder_digest(Path(name))
         case ModelKind.MODULE:
             return module_digest(build_module(load_hook(name), name))
         case ModelKind.CAUSAL:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -146,6 +146,17 @@ def gather(
         return label, check_feed(label, feed, inputs, stacking.shares)
 
     return Samples(count, preprocessing, stacking, checked)
+
+
+def pick(label: str, made: Mapping[str, Any], inputs: Sequence[Value]) -> Feed:
+    """Of what a processor made of a sample, what the network takes; SamplesError where an input is not there."""
+    lacking = [value.name for value in inputs if value.name not in made]
+    if lacking:
+        raise SamplesError(
+            f"{label}: {', '.join(made)} can be made of it, but the network takes "
+            f"{', '.join(value.name for value in inputs)}; write a --loader that makes {lacking[0]}"
+        )
+    return {value.name: torch.as_tensor(made[value.name]) for value in inputs}
 
 
 def check_feed(label: str, feed: Mapping[str, Tensor], inputs: Sequence[Value], shares: bool) -> Feed:

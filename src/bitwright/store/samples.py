@@ -13,19 +13,18 @@ from pathlib import Path
 from bitwright.graph.network import Value
 from bitwright.store.arrays import samples_from_array, samples_from_arrays
 from bitwright.store.pictures import samples_from_pictures
+from bitwright.store.processors import Processors
 from bitwright.store.sample_set import Samples, SamplesError
-from bitwright.store.sentences import PaddingTokenizer, samples_from_text
+from bitwright.store.sentences import samples_from_text
 from bitwright.store.sounds import samples_from_sounds
 
 __all__ = ["Samples", "SamplesError", "read_samples"]
 
 ARRAYS = (".npz", ".npy")
 TEXTS = (".txt", ".md", ".jsonl")
-FOLDERS = {
-    ARRAYS: samples_from_arrays,
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp"): samples_from_pictures,
-    (".wav",): samples_from_sounds,
-}
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SOUNDS = (".wav",)
+KINDS = (ARRAYS, PICTURES, SOUNDS)
 ALLOWED = "one .npz or .npy file, a folder of .npz, .npy, picture or .wav files, or text (.txt, .md, .jsonl)"
 
 
@@ -33,65 +32,76 @@ def read_samples(
     path: Path,
     inputs: Sequence[Value],
     count: int | None = None,
-    tokenizer: PaddingTokenizer | None = None,
+    processors: Processors | None = None,
     length: int | None = None,
 ) -> Samples:
     """`count` samples (None: all) for a network with these inputs, spaced evenly over what is at `path`.
 
-    `tokenizer` and `length` (in tokens) are for text alone. Raises SamplesError (TextError for text), here or while
-    the samples are read, and ImportError where a picture needs a library that is not installed.
+    `processors` are a Hugging Face folder's; `length` (in tokens) is for text alone. Raises SamplesError (TextError for
+    text), here or while the samples are read, and ImportError where a picture needs a library that is not installed.
     """
-    path = Path(path)
+    path, processors = Path(path), processors or Processors()
     if not inputs:
         raise SamplesError("the network has no inputs; there is nothing to calibrate")
     if path.is_dir():
-        return _from_folder(path, inputs, count, tokenizer, length)
+        return _from_folder(path, inputs, count, processors, length)
     if not path.is_file():
         raise SamplesError(f"{path}: no such file or folder; give {ALLOWED}")
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
         return samples_from_array(path, inputs, count)
     if suffix in TEXTS:
-        return _from_text(path, inputs, count, tokenizer, length)
-    for suffixes, read in FOLDERS.items():
+        return _from_text(path, inputs, count, processors, length)
+    for suffixes in (PICTURES, SOUNDS):
         if suffix in suffixes:
-            return read([path], inputs, count)
+            return _from_files(suffixes, [path], inputs, count, processors)
     raise SamplesError(f"{path}: files that end in {suffix or 'nothing'} are not known; give {ALLOWED}, or a --loader")
 
 
 def _from_folder(
-    path: Path, inputs: Sequence[Value], count: int | None, tokenizer: PaddingTokenizer | None, length: int | None
+    path: Path, inputs: Sequence[Value], count: int | None, processors: Processors, length: int | None
 ) -> Samples:
     """By the one kind of files that a folder and the folders in it hold; what else lies there is said."""
     hidden = [file for file in path.rglob("*") if file.is_file()]
     files = sorted(file for file in hidden if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not files:
         raise SamplesError(f"{path}: an empty folder; give {ALLOWED}")
-    kinds = {suffixes: [file for file in files if file.suffix.lower() in suffixes] for suffixes in FOLDERS}
-    present = [suffixes for suffixes in FOLDERS if kinds[suffixes]]
+    kinds = {suffixes: [file for file in files if file.suffix.lower() in suffixes] for suffixes in KINDS}
+    present = [suffixes for suffixes in KINDS if kinds[suffixes]]
     if len(present) > 1:
         first = ", ".join(kinds[suffixes][0].name for suffixes in present)
         raise SamplesError(f"{path}: holds files of several kinds ({first}); give a folder with one kind")
     if not present and any(file.suffix.lower() in TEXTS for file in files):
-        return _from_text(path, inputs, count, tokenizer, length)
+        return _from_text(path, inputs, count, processors, length)
     if not present:
         raise SamplesError(
             f"{path}: no file in it ends in a way that is known (found {files[0].name}); give {ALLOWED}, or a --loader"
         )
     found = kinds[present[0]]
-    made = FOLDERS[present[0]](found, inputs, count)
+    made = _from_files(present[0], found, inputs, count, processors)
     others = [file.name for file in files if file not in set(found)]
     if not others:
         return made
     return replace(made, preprocessing=f"{made.preprocessing}; {len(others)} other files not used ({others[0]} ...)")
 
 
-def _from_text(
-    path: Path, inputs: Sequence[Value], count: int | None, tokenizer: PaddingTokenizer | None, length: int | None
+def _from_files(
+    kind: tuple[str, ...], paths: Sequence[Path], inputs: Sequence[Value], count: int | None, processors: Processors
 ) -> Samples:
-    if tokenizer is None:
+    """Files of one of the KINDS."""
+    if kind == ARRAYS:
+        return samples_from_arrays(paths, inputs, count)
+    if kind == PICTURES:
+        return samples_from_pictures(paths, inputs, count, processors.pictures)
+    return samples_from_sounds(paths, inputs, count, processors.sounds)
+
+
+def _from_text(
+    path: Path, inputs: Sequence[Value], count: int | None, processors: Processors, length: int | None
+) -> Samples:
+    if processors.tokenizer is None:
         raise SamplesError(
             f"{path}: text needs a tokenizer, and only a Hugging Face folder brings one; give .npz files with the "
             f"inputs {', '.join(value.name for value in inputs)}, or a --loader"
         )
-    return samples_from_text(path, inputs, count, tokenizer, length)
+    return samples_from_text(path, inputs, count, processors.tokenizer, length)

@@ -15,7 +15,7 @@ import torch
 
 from bitwright.graph.network import Value
 from bitwright.store.batches import TextError, read_text
-from bitwright.store.sample_set import Feed, Samples, SamplesError, describe, gather
+from bitwright.store.sample_set import Feed, Samples, SamplesError, describe, gather, pick
 
 DEFAULT_LENGTH = 128
 
@@ -50,13 +50,8 @@ def samples_from_text(
             return_token_type_ids=True,
         )
         made = {name: torch.tensor(encoded[name], dtype=torch.int64)[None] for name in encoded}
-        lacking = [value.name for value in inputs if value.name not in made]
-        if lacking:
-            raise SamplesError(
-                f"the tokenizer makes {', '.join(made)}, but the network takes {', '.join(v.name for v in inputs)}; "
-                f"write a --loader that makes {lacking[0]}"
-            )
-        return f"{path}, line {index + 1} of those that are not empty", {v.name: made[v.name] for v in inputs}
+        label = f"{path}, line {index + 1} of those that are not empty"
+        return label, pick(label, made, inputs)
 
     said = f"{len(lines)} lines of text, tokenized, cut or padded to {length} tokens"
     return gather(inputs, len(lines), wanted, said, read)

@@ -2,7 +2,8 @@
 
 Only plain PCM .wav files are read, of one sampling rate, which is not changed. A network with a fixed length gets
 exactly that: what is longer is cut at its end, what is shorter is followed by silence. For a network that takes any
-length all are cut to the shortest. Features such as spectrograms need a loader.
+length all are cut to the shortest. Features such as spectrograms need a loader, or a Hugging Face folder that brings
+what makes them; such a model may also take every sound at its own length.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,13 +20,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitwright.graph.network import Value
-from bitwright.store.sample_set import Feed, Samples, SamplesError, describe, gather, only_input
+from bitwright.store.sample_set import Feed, Samples, SamplesError, describe, gather, only_input, pick
 
 DAMAGED = (wave.Error, EOFError, OSError)
 
 
-def samples_from_sounds(paths: Sequence[Path], inputs: Sequence[Value], wanted: int | None) -> Samples:
-    """Sounds for a network whose one input is [batch, length] or [batch, 1, length]. Raises SamplesError."""
+@runtime_checkable  # for the type check under pytest
+class SoundProcessor(Protocol):
+    """What is needed of a transformers feature extractor."""
+
+    @property
+    def sampling_rate(self) -> int: ...
+
+    def __call__(self, sound: Any, **options: Any) -> Any: ...
+
+
+def samples_from_sounds(
+    paths: Sequence[Path], inputs: Sequence[Value], wanted: int | None, processor: SoundProcessor | None = None
+) -> Samples:
+    """Sounds for a network whose one input is [batch, length] or [batch, 1, length].
+
+    `processor` makes the inputs of another, by their names. Raises SamplesError.
+    """
+    if processor is not None:
+        return _processed(paths, inputs, wanted, processor)
     value = only_input(inputs, "sounds")
     shape = value.shape or ()
     fits = len(shape) == 2 or (len(shape) == 3 and shape[1] in (1, None))
@@ -34,10 +53,7 @@ def samples_from_sounds(paths: Sequence[Path], inputs: Sequence[Value], wanted: 
             f"[batch, length] or [batch, 1, length]; write a --loader for this network"
         )
     heads = [_head(path) for path in paths]
-    rates = dict(zip([rate for _, rate in heads], paths, strict=True))
-    if len(rates) > 1:
-        found = ", ".join(f"{rate} Hz in {path.name}" for rate, path in sorted(rates.items()))
-        raise SamplesError(f"the sounds have different sampling rates ({found}); resample them to the network's")
+    rate = _one_rate(paths, [rate for _, rate in heads])
     length = shape[-1] or min(frames for frames, _ in heads)
     how = "cut or padded with silence to the network's" if shape[-1] else "cut to the shortest, which has"
 
@@ -47,8 +63,34 @@ def samples_from_sounds(paths: Sequence[Path], inputs: Sequence[Value], wanted: 
         sound[: len(heard)] = heard
         return str(paths[index]), {value.name: sound.reshape(1, *([1] * (len(shape) - 2)), length)}
 
-    said = f"{len(paths)} sounds of {next(iter(rates))} Hz: mean of the channels, -1 to 1, {how} {length} values"
+    said = f"{len(paths)} sounds of {rate} Hz: mean of the channels, -1 to 1, {how} {length} values"
     return gather(inputs, len(paths), wanted, said, read)
+
+
+def _processed(
+    paths: Sequence[Path], inputs: Sequence[Value], wanted: int | None, processor: SoundProcessor
+) -> Samples:
+    rate, needed = _one_rate(paths, [_head(path)[1] for path in paths]), processor.sampling_rate
+    if rate != needed:
+        raise SamplesError(f"the sounds have {rate} Hz, but the model hears {needed} Hz; resample them")
+    fixed = next((value.shape[1] for value in inputs if value.shape is not None and len(value.shape) == 2), None)
+    cut = {"padding": "max_length", "max_length": fixed, "truncation": True} if fixed else {}
+
+    def make(index: int) -> tuple[str, Feed]:
+        made = processor(_wave(paths[index]).numpy(), sampling_rate=rate, return_tensors="pt", **cut)
+        return str(paths[index]), pick(str(paths[index]), made, inputs)
+
+    said = f"{len(paths)} sounds of {rate} Hz, prepared by the folder's {type(processor).__name__}"
+    return gather(inputs, len(paths), wanted, said + (f", {fixed} values each" if fixed else ""), make)
+
+
+def _one_rate(paths: Sequence[Path], rates: Sequence[int]) -> int:
+    """The sampling rate of all sounds, or SamplesError."""
+    found = dict(zip(rates, paths, strict=True))
+    if len(found) > 1:
+        said = ", ".join(f"{rate} Hz in {path.name}" for rate, path in sorted(found.items()))
+        raise SamplesError(f"the sounds have different sampling rates ({said}); resample them to the network's")
+    return next(iter(found))
 
 
 def _head(path: Path) -> tuple[int, int]:

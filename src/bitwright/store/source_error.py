@@ -7,3 +7,8 @@ SourceError. Its message always says which file or tensor, what was found, what 
 
 class SourceError(ValueError):
     """A model folder cannot be used as it is."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library says, or else what kind of error it is."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -24,7 +24,7 @@ from onnx_ir.passes import common
 from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
-from bitwright.store.source_error import SourceError
+from bitwright.store.source_error import SourceError, first_line
 
 OPSET = 18
 # What tracing raises for a module that it cannot follow; the module has been called before, so these are not its own.
@@ -69,14 +69,14 @@ def export_module(
     example: Sequence[Tensor] | Mapping[str, Tensor],
     path: Path,
     opset: int = OPSET,
-    free_space: bool = False,
+    free_sizes: bool = False,
 ) -> Exported:
     """Write a module in eval mode to an ONNX file; `example` are its inputs by place or by name.
 
     Inputs whose first axis is as long as that of the first input share a free batch axis; rows of integers (token ids,
-    masks) share a free length besides. `free_space` asks for free height and width of pictures too. What the module
-    ties to the example's size stays fixed. Raises SourceError for a module in training mode and for one that cannot be
-    traced.
+    masks) share a free length besides. `free_sizes` asks for free height and width of pictures and free length of
+    sounds, too. What the module ties to the example's size stays fixed. Raises SourceError for a module in training
+    mode and for one that cannot be traced.
     """
     if module.training:
         raise SourceError("the module is in training mode; call .eval() before it is exported")
@@ -85,7 +85,7 @@ def export_module(
     kwargs = {name: tensor.clone() for name, tensor in example.items()} if isinstance(example, Mapping) else {}
     with torch.no_grad(), _quiet():
         names = _output_names(module(*args, **kwargs))
-        program, fixed = _trace_freest(module, args, kwargs, free_space)
+        program, fixed = _trace_freest(module, args, kwargs, free_sizes)
         model = _translate(program, opset, names)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path, external_data=False)
@@ -93,26 +93,28 @@ def export_module(
 
 
 def _trace_freest(
-    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], free_space: bool
+    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], free_sizes: bool
 ) -> tuple[Any, str]:
     """The module's program with as many free axes as it allows, and why the batch is fixed if it is."""
     inputs = (*args, *kwargs.values())
     rows = next((len(tensor) for tensor in inputs if tensor.dim()), None)
     texts = {tensor.shape[1] for tensor in inputs if _is_text(tensor)}
     why = "no input has an axis"
-    for length in (*([texts.pop()] if len(texts) == 1 else []), None) if rows is not None else ():
-        free = _Free(rows, length, free_space)
+    length = texts.pop() if len(texts) == 1 else None
+    attempts = {(length, free_sizes): None, (length, False): None, (None, False): None} if rows is not None else {}
+    for length, sizes in attempts:
+        free = _Free(rows, length, sizes)
         arguments = tuple(map(free.doubled, args)), {name: free.doubled(tensor) for name, tensor in kwargs.items()}
         shapes = {name: free.axes(tensor) for name, tensor in kwargs.items()} if kwargs else tuple(map(free.axes, args))
         try:
             return torch.export.export(module, *arguments, dynamic_shapes=shapes, strict=False), ""
         except CANNOT_TRACE as error:
-            why = f"tracing with a free batch failed: {_brief(error)}"
+            why = f"tracing with a free batch failed: {first_line(error)}"
     try:
         return torch.export.export(module, args, kwargs, strict=False), why
     except CANNOT_TRACE as error:
         raise SourceError(
-            f"the module cannot be traced by torch.export: {_brief(error)}; make an ONNX file of it another way"
+            f"the module cannot be traced by torch.export: {first_line(error)}; make an ONNX file of it another way"
         ) from error
 
 
@@ -122,18 +124,21 @@ def _is_text(tensor: Tensor) -> bool:
 
 
 class _Free:
-    """Which axes of the inputs are free: those as long as the batch, those of text as long as a row, those of space."""
+    """Which axes of the inputs are free: those as long as the batch, those of text as long as a row, other sizes."""
 
-    def __init__(self, rows: int | None, length: int | None, space: bool) -> None:
-        self._rows, self._length, self._space = rows, length, space
+    def __init__(self, rows: int | None, length: int | None, sizes: bool) -> None:
+        self._rows, self._length, self._sizes = rows, length, sizes
         self._batch_axis = torch.export.Dim("batch")
 
     def axes(self, tensor: Tensor) -> dict[int, Any]:
         free: dict[int, Any] = {0: self._batch_axis} if self._has_batch(tensor) else {}
         if _is_text(tensor) and tensor.shape[1] == self._length:
             free[1] = torch.export.Dim.DYNAMIC
-        if self._space and tensor.dim() == 4:
+        if self._sizes and tensor.dim() == 4:
             free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        if self._sizes and tensor.dim() in (2, 3):  # a sound or its features, or else the mask of a picture
+            last = tensor.dim() if not tensor.is_floating_point() else 2
+            free |= dict.fromkeys(range(1, last), torch.export.Dim.DYNAMIC)
         return free
 
     def doubled(self, tensor: Tensor) -> Tensor:
@@ -145,10 +150,16 @@ class _Free:
 
 
 def _output_names(output: object) -> list[str] | None:
-    """The names that a module gives its outputs, where it gives any and all are tensors; else the exporter's."""
-    if isinstance(output, Mapping) and all(isinstance(value, Tensor) for value in output.values()):
-        return [str(name) for name in output]
-    return None
+    """The names that a module gives its outputs, numbered within tuples, where it gives any; else the exporter's."""
+    if not isinstance(output, Mapping):
+        return None
+    names: list[str] = []
+    for name, value in output.items():
+        parts = value if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(part, Tensor) for part in parts):
+            return None
+        names += [str(name)] if parts is not value else [f"{name}.{place}" for place in range(len(parts))]
+    return names
 
 
 def _translate(program: Any, opset: int, names: list[str] | None) -> Any:
@@ -156,7 +167,10 @@ def _translate(program: Any, opset: int, names: list[str] | None) -> Any:
     try:
         exported = torch.onnx.export(program, **options)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise SourceError(f"the module cannot be translated to ONNX: {_brief(error)}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise SourceError(f"the module cannot be translated to ONNX: {first_line(cause)}") from error
     assert exported is not None
     model = exported.model
     onnx_ir.passes.Sequential(common.InlinePass())(model)
@@ -193,17 +207,14 @@ def _name_transposed(graph: Any) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps tracing and translation from writing to the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

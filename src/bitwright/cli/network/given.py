@@ -10,12 +10,12 @@ from bitwright.recipe.network import NetworkRecipe
 from bitwright.recipe.network_text import load_network_recipe
 from bitwright.store.arrays import example_in
 from bitwright.store.artifact import ArtifactError
-from bitwright.store.encoder_source import read_tokenizer
 from bitwright.store.hooks import load_hook
 from bitwright.store.loader import Loaded, run_loader
 from bitwright.store.network_artifact import EXPORTED, read_manifest
 from bitwright.store.network_source import ModelKind, kind_of, network_digest, open_network
 from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.processors import read_processors
 from bitwright.store.samples import Samples, read_samples
 
 
@@ -48,7 +48,7 @@ class Given:
         return self.files is not None or self.loader is not None
 
     def open(self, exports: Path, needs_samples: bool = True) -> tuple[OnnxSource, Samples | None]:
-        """The source and its samples; a module or an encoder is exported to the folder `exports`.
+        """The source and its samples; a module or a folder's model is exported to the folder `exports`.
 
         None for samples that were not given; ValueError where they are needed.
         """
@@ -87,8 +87,10 @@ class Given:
         if loaded is not None:
             return loaded.samples(inputs, self.count)
         assert self.files is not None
-        tokenizer = read_tokenizer(Path(self.model)) if kind_of(self.model) is ModelKind.ENCODER else None
-        return read_samples(self.files, inputs, self.count, tokenizer, self.length)
+        processors = None
+        if kind_of(self.model) is ModelKind.FOLDER:
+            processors = read_processors(Path(self.model), network.inputs)
+        return read_samples(self.files, inputs, self.count, processors, self.length)
 
     def _example(self) -> Any:
         """The first samples of an array file, to trace a module with; None where there are none."""
@@ -100,7 +102,7 @@ class Given:
 def original_of(folder: Path, model: str) -> OnnxSource:
     """The float network that the artifact in `folder` was made from, which `model` must name; ArtifactError else.
 
-    A module or an encoder is not exported again: its ONNX file lies in the artifact.
+    A module or a folder's model is not exported again: its ONNX file lies in the artifact.
     """
     wanted = read_manifest(folder)["source"]["digest"]
     if network_digest(model) != wanted:

@@ -1,4 +1,4 @@
-"""`quantize` for whole networks: an ONNX file, a module that a function builds, or an encoder's folder, to ONNX."""
+"""`quantize` for whole networks: an ONNX file, a module that a function builds, or a Hugging Face folder, to ONNX."""
 
 from __future__ import annotations
 
