@@ -164,6 +164,7 @@ def verify(network: QuantizedNetwork, file: Path, original: OnnxSource, samples:
         expected: Sequence[Mapping[str, Tensor]] = foretold.made
     else:
         expected = [in_floats.run(one) for one in feeds]
+    in_floats.close()
     delivery = verify_file(file, original.path, feeds, expected, threads, Timing())
     return Verified(delivery, foretold, (*warnings, *delivery.warnings))
 

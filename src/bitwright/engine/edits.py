@@ -38,12 +38,21 @@ PROVED_ON = 2  # samples; in float64 they take as long as many in float32
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
-    """A network on its way, and what its normalizations knew. `notes`: what the last edit did, for the manifest."""
+    """A network on its way, and what its normalizations knew. `notes`: what the last edit did, for the manifest.
+
+    `originals`: the constants as they were read; those that no edit changed are the same objects.
+    """
 
     network: Network
     constants: Mapping[str, Tensor]
     moments: Mapping[str, Moments] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    originals: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> dict[str, Tensor]:
+        """The constants that edits changed or added."""
+        return {name: held for name, held in self.constants.items() if held is not self.originals.get(name)}
 
     def edited(self, edit: Edit) -> Draft:
         """The draft after an edit."""

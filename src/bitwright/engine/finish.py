@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bitwright.calib import Choice, outside
 from bitwright.engine.judge import Ranges
 from bitwright.engine.layer import Rounded
 from bitwright.engine.observe import Observed
 from bitwright.engine.prepare import FLOAT
-from bitwright.engine.simplify import numbers_of
 from bitwright.engine.walk import Task, Walked
 from bitwright.graph.linear_node import linear_of
 from bitwright.numerics.plain import to_plain
@@ -68,9 +69,13 @@ def _clipped(observed: Observed, values: Sequence[str], choice: Choice) -> float
 
 def _corrected(source: OnnxSource, walked: Walked, out: Path) -> OnnxSource:
     """The float graph with the offsets in its biases, as OUT/float.onnx."""
-    network, constants = source.network(), numbers_of(source)
+    network, changed = source.network(), dict[str, Tensor]()
     for name, offset in walked.offsets.items():
         linear = linear_of(network, next(node for node in network.nodes if node.name == name))
         assert linear is not None
-        network, constants = bias_edit(network, constants, linear, offset).apply(network, constants)
-    return write_edited(source, network, constants, out / FLOAT)
+        around = (linear.node, *[node for node, _ in network.readers(linear.output)])
+        stored = {name for node in around for name in node.inputs} & source.network().constants
+        before = source.read(sorted(stored - changed.keys())) | changed
+        network, after = bias_edit(network, before, linear, offset).apply(network, before)
+        changed = {name: held for name, held in after.items() if name in changed or held is not before.get(name)}
+    return write_edited(source, network, changed, out / FLOAT)

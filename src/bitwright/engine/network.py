@@ -98,6 +98,7 @@ def _with_samples(
     if recipe.relief and ranges.points:
         relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, recipe, reasons))
         relieved = relief.relieve(plan, ranges, checkpoints)
+    runner.close()
     task = Task(prepared.source, recipe, relieved.plan, relieved.ranges.points)
     walked = walk_weights(task, samples, checkpoints, on_step)
     notes = made_of | {"edits": prepared.edits, "relief": [to_plain(step) for step in relieved.steps]}

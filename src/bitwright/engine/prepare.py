@@ -61,7 +61,7 @@ def _written(source: OnnxSource, draft: Draft, recipe: NetworkRecipe, path: Path
     """A draft as a file, with copies of values that have more than one number of bits."""
     divided = divided_readers(draft.network, recipe)
     draft = draft.edited(with_copies(draft.network, divided))
-    return write_edited(source, draft.network, draft.constants, path)
+    return write_edited(source, draft.network, draft.changed, path)
 
 
 class _Asked:

@@ -33,7 +33,7 @@ GROWS, SMALL = 4, 1 << 20  # a computed constant may be so many times what it is
 def simplified(source: OnnxSource) -> Draft:
     """The network after edits that keep what it computes."""
     network, constants = source.network(), numbers_of(source)
-    draft = Draft(network, constants)
+    draft = Draft(network, constants, originals=constants)
     draft = draft.edited(as_constants(network, constants, _computed(source)))
     draft = draft.edited(without_copies(draft.network))
     folded = fold_norms(draft.network, draft.constants)

@@ -104,6 +104,10 @@ class OnnxRunner:
         found = {name: _from_numpy(name, array) for name, array in zip(made, arrays, strict=True)}
         return {name: feeds[name] if name in feeds else found[name] for name in names}
 
+    def close(self) -> None:
+        """Give up all sessions and the weights that they hold; they are made anew when they are needed."""
+        self._sessions.clear()
+
     def _check_wanted(self, names: Sequence[str]) -> None:
         for name in names:
             if name in self.network.constants:

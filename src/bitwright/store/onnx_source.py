@@ -1,6 +1,6 @@
 """An ONNX file as a source of a network: its graph without its weights, and its weights one by one.
 
-`OnnxSource.open` reads the graph and leaves external data where they are, so that a model of any size opens at once.
+`OnnxSource.open` reads the graph and leaves large tensors where they are, so that a model of any size opens at once.
 All that can be wrong with the file is found here. Opsets older than 13, which lack per-channel quantization, are
 converted up, and local functions are put in the place of their calls; `notes` says so. Whatever is made of the model
 is written by `write`, one tensor at a time: external data stay external.
@@ -16,7 +16,7 @@ from typing import final
 
 import torch
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, load_model
+from onnx import ModelProto, TensorProto
 from torch import Tensor
 
 from bitwright.graph.network import Network, NetworkError
@@ -30,8 +30,9 @@ from bitwright.store.onnx_checks import (
     release_constants,
 )
 from bitwright.store.onnx_half import to_single
+from bitwright.store.onnx_light import is_beside, load_light
 from bitwright.store.onnx_opset import raise_opset
-from bitwright.store.onnx_tensors import Stored, every_tensor, external_place, is_external, read_tensor
+from bitwright.store.onnx_tensors import Stored, every_tensor, external_place, read_tensor
 from bitwright.store.onnx_write import write_model
 from bitwright.store.source_error import SourceError
 
@@ -77,7 +78,7 @@ class OnnxSource:
     @property
     def is_external(self) -> bool:
         """Whether the file keeps any tensor in a file beside it."""
-        return any(is_external(tensor) for _, tensor in every_tensor(self._model))
+        return any(is_beside(tensor, self.path) for _, tensor in every_tensor(self._model))
 
     def network(self) -> Network:
         """The graph as plain data."""
@@ -103,7 +104,7 @@ class OnnxSource:
     def files(self) -> tuple[Path, ...]:
         """The file, and those with its external data."""
         tensors = every_tensor(self._model)
-        places = {external_place(name, tensor, self.folder)[0] for name, tensor in tensors if is_external(tensor)}
+        places = {external_place(name, held, self.folder)[0] for name, held in tensors if is_beside(held, self.path)}
         return (self.path, *sorted(places))
 
     @property
@@ -123,7 +124,7 @@ class OnnxSource:
         External data are written anew to `<name>.data` if this source keeps any, or if the file would be too large
         without. See `write_model`.
         """
-        write_model(Path(path), model, constants or {}, self.folder, self.is_external)
+        write_model(Path(path), model, constants or {}, self.path, self.is_external)
 
     def _read(self, name: str) -> Tensor:
         if name not in self._constants:
@@ -135,11 +136,11 @@ class OnnxSource:
 
 
 def read_model(path: Path) -> ModelProto:
-    """The model in an ONNX file, external data not loaded; SourceError if it is not one."""
+    """The model in an ONNX file, without external data and large tensors; SourceError if it is not one."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file; give the path of an .onnx file")
     try:
-        model = load_model(path, load_external_data=False)
+        model = load_light(path)
     except (DecodeError, ValueError) as error:
         raise SourceError(f"{path}: not an ONNX file, or cut short ({error}); fetch or export it again") from error
     if not model.graph.node:

@@ -15,6 +15,7 @@ from onnx import AttributeProto, ModelProto, TensorProto
 
 from bitwright.graph.onnx import constants_of, is_constant
 from bitwright.store.files import settle, write_bytes
+from bitwright.store.onnx_light import is_beside
 from bitwright.store.onnx_tensors import (
     SMALL,
     Stored,
@@ -33,24 +34,28 @@ PAGE = 4096
 
 
 def write_model(
-    path: Path, model: ModelProto, constants: Mapping[str, Stored], folder: Path, beside: bool = False
+    path: Path, model: ModelProto, constants: Mapping[str, Stored], source: Path, beside: bool = False
 ) -> None:
     """Write `model` with `constants` in the place of its stored tensors of these names; `model` itself is changed.
 
-    `folder` is where the model's external data are. `beside`: data go beside the file even if none of the model's own
-    that are left lie there. Raises ValueError for a name that the model does not store, and
-    OSError where the disk is full.
+    `source` is the file that the model was read from, where its external data are, too. `beside`: data go beside the
+    file even if none of the model's own that are left lie there. Raises ValueError for a name that the model does not
+    store, and OSError where the disk is full.
     """
     unknown = sorted(constants.keys() - constants_of(model).keys())
     if unknown:
         raise ValueError(f"{unknown[0]}: the model stores no tensor of this name, so it cannot be replaced")
-    was_external = any(is_external(tensor) for _, tensor in every_tensor(model))
+    folder = source.parent
+    was_beside = any(is_beside(tensor, source) for _, tensor in every_tensor(model))
     declare(model, constants)
     total = sum(tensor_bytes(tensor) for _, tensor in every_tensor(model))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if beside or was_external or total > LARGEST_FILE - ROOM_FOR_GRAPH:
+    if beside or was_beside or total > LARGEST_FILE - ROOM_FOR_GRAPH:
         _write_beside(path, model, constants, folder)
     else:
+        for name, tensor in every_tensor(model):
+            if is_external(tensor):
+                take_in(tensor, read_external(name, tensor, folder))
         for name, tensor in constants_of(model).items():
             if name in constants:
                 tensor.raw_data = raw_bytes(constants[name])

@@ -89,6 +89,8 @@ def export_module(
         model = _translate(program, opset, names)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path, external_data=False)
+    for value in model.model.graph.initializers.values():
+        value.const_value = None  # rules of the clean-up remember the last graph that they saw
     return Exported(path, fixed)
 
 
