@@ -7,7 +7,7 @@ its tensors go to one file beside it, each at a page boundary so that engines ca
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,7 @@ from bitwright.store.onnx_tensors import (
     SMALL,
     Stored,
     every_tensor,
+    external_place,
     is_external,
     raw_bytes,
     read_external,
@@ -27,6 +28,7 @@ from bitwright.store.onnx_tensors import (
     tensor_bytes,
     type_of,
 )
+from bitwright.store.protobuf import GRAPH, INITIALIZER, RAW_DATA, opening
 
 LARGEST_FILE = 1 << 31  # bytes; protobuf cannot hold more
 ROOM_FOR_GRAPH = 1 << 27
@@ -53,13 +55,7 @@ def write_model(
     if beside or was_beside or total > LARGEST_FILE - ROOM_FOR_GRAPH:
         _write_beside(path, model, constants, folder)
     else:
-        for name, tensor in every_tensor(model):
-            if is_external(tensor):
-                take_in(tensor, read_external(name, tensor, folder))
-        for name, tensor in constants_of(model).items():
-            if name in constants:
-                tensor.raw_data = raw_bytes(constants[name])
-    write_bytes(path, model.SerializeToString())
+        _write_inside(path, model, constants, folder)
 
 
 def declare(model: ModelProto, constants: Mapping[str, Stored]) -> None:
@@ -74,32 +70,82 @@ def declare(model: ModelProto, constants: Mapping[str, Stored]) -> None:
         own.CopyFrom(TensorProto(name=own.name, data_type=type_of(name, tensor), dims=list(tensor.shape)))
 
 
+def _write_inside(path: Path, model: ModelProto, constants: Mapping[str, Stored], folder: Path) -> None:
+    """Write one file with everything in it; its last part is the initializers, whose numbers are read as they go."""
+    graph = model.graph
+    for name, tensor in list(every_tensor(model))[len(graph.initializer) :]:
+        if is_external(tensor):
+            take_in(tensor, read_external(name, tensor, folder))
+    own = {tensor.name for tensor in graph.initializer}
+    for name, tensor in constants_of(model).items():
+        if name in constants and name not in own:
+            tensor.raw_data = raw_bytes(constants[name])
+    parts: list[tuple[bytes, Callable[[], bytes | bytearray]]] = []
+    size = 0
+    for tensor in graph.initializer:
+        length, read = _numbers(tensor, constants, folder)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        head = tensor.SerializeToString() + (opening(RAW_DATA, length) if length else b"")
+        head = opening(INITIALIZER, len(head) + length) + head
+        parts.append((head, read))
+        size += len(head) + length
+    del graph.initializer[:]
+    rest = graph.SerializeToString()
+    model.ClearField("graph")
+    draft = path.with_name(path.name + ".part")
+    with open(draft, "wb") as file:
+        file.write(model.SerializeToString() + opening(GRAPH, len(rest) + size) + rest)
+        for head, read in parts:
+            file.write(head)
+            file.write(read())
+        file.flush()
+        os.fsync(file.fileno())
+    settle(draft, path)
+
+
+def _numbers(
+    tensor: TensorProto, constants: Mapping[str, Stored], folder: Path
+) -> tuple[int, Callable[[], bytes | bytearray]]:
+    """How many bytes an initializer lacks, and how to read them, whatever becomes of the tensor until then."""
+    name = tensor.name
+    if name in constants:
+        return tensor_bytes(tensor), lambda: raw_bytes(constants[name])
+    if not is_external(tensor):
+        return 0, bytes
+    asked = TensorProto()
+    asked.CopyFrom(tensor)
+    return external_place(name, tensor, folder)[2], lambda: read_external(name, asked, folder)
+
+
 def _write_beside(path: Path, model: ModelProto, constants: Mapping[str, Stored], folder: Path) -> None:
     """Move the data of all but small tensors to a file beside `path`, and say in the tensors where they are."""
     data = path.with_name(path.name + ".data")
     draft = data.with_name(data.name + ".part")
     with open(draft, "wb") as file:
         for name, tensor in every_tensor(model):  # those to be replaced hold no data yet
-            if is_external(tensor):
-                take_in(tensor, read_external(name, tensor, folder))
-            _move_out(tensor, file, data.name)
+            held = read_external(name, tensor, folder) if is_external(tensor) else tensor.raw_data
+            _move_out(tensor, held, file, data.name)
         for name, tensor in constants_of(model).items():
             if name in constants:
-                tensor.raw_data = raw_bytes(constants[name])
-                _move_out(tensor, file, data.name)
+                _move_out(tensor, raw_bytes(constants[name]), file, data.name)
         file.flush()
         os.fsync(file.fileno())
     settle(draft, data)
+    write_bytes(path, model.SerializeToString())
 
 
-def _move_out(tensor: TensorProto, file: BinaryIO, location: str) -> None:
-    """Append a tensor's data to a file and leave a reference to it, unless they are small."""
-    if len(tensor.raw_data) <= SMALL:
+def _move_out(tensor: TensorProto, data: bytes | bytearray, file: BinaryIO, location: str) -> None:
+    """Append a tensor's data to a file and leave a reference to it; small ones are put into the tensor."""
+    if len(data) <= SMALL:
+        if data:
+            take_in(tensor, data)
         return
     file.write(b"\0" * (-file.tell() % PAGE))
-    place = {"location": location, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
-    file.write(tensor.raw_data)
+    place = {"location": location, "offset": str(file.tell()), "length": str(len(data))}
+    file.write(data)
     tensor.ClearField("raw_data")
+    tensor.ClearField("external_data")
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in place.items():
         tensor.external_data.add(key=key, value=value)
