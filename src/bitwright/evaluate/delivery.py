@@ -125,13 +125,12 @@ class _Outcome:
 
 def _in_onnx_runtime(job: Job, machine: Machine) -> _Outcome:
     """What ONNX Runtime shows. A file that it cannot run is a problem."""
-    floats = OnnxSession(job.original, job.threads)
-    floats.run(job.feeds[0])
     original = operators_of(executed(job.original, job.feeds[0], job.threads))
+    floats = OnnxSession(job.original, job.threads)
     try:
+        operators = operators_of(executed(job.delivered, job.feeds[0], job.threads), code_types(job.delivered))
         session = OnnxSession(job.delivered, job.threads)
         outputs = agreements(job, session, floats)
-        operators = operators_of(executed(job.delivered, job.feeds[0], job.threads), code_types(job.delivered))
         is_packed = any(one.op == "MatMulNBits" for one in operators)
         exact = agreements(job, OnnxSession(job.delivered, job.threads, exact=True), floats) if is_packed else ()
     except RunError as error:

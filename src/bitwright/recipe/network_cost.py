@@ -26,7 +26,8 @@ BATCH = 16  # samples, as engine.judge
 LENGTH = 128  # assumed of an axis whose size nothing says, such as the tokens of a text
 
 _BASE = 420 << 20  # Python with torch, ONNX and ONNX Runtime
-_COPIES = 3  # of the float weights: the file, a session, and one in the making
+_COPIES = 2  # of the float weights: two sessions, or a session and the numbers that gradients go through
+_MATRIX_BYTES, _WEIGHT_BYTES = 16, 12  # of an input x input matrix and of a weight that are solved for, with copies
 _BATCH_COPIES, _WALK_COPIES = 1.5, 1.7
 _ELEMENT_SECONDS = 1.5e-8  # counting one number into a histogram
 _RULE_SECONDS = 4e-9  # passing one number through codes and an operator
@@ -138,12 +139,14 @@ def products(network: Network, sizes: Sizes) -> dict[str, int]:
 def _peak(network: Network, plan: NetworkPlan, sizes: Sizes, samples: int, weights: int) -> int:
     """Calibration holds a batch of all observed values, the walk all samples at the widest place.
 
-    What the first frees the allocator keeps, so they add up; the copies are those that three trained networks showed.
+    What the first frees the allocator keeps, so they add up, and so does what the largest weight's solver holds.
     """
     observed = sum(sizes.get(value, 0) for value in {point.value for point in plan.placement.points})
     calibrate = 4 * min(samples, BATCH) * observed
     walk = 4 * min(samples, WALKED) * (_widest(network, sizes) + max(sizes.values(), default=0))
-    return _BASE + _COPIES * weights + int(_BATCH_COPIES * calibrate + _WALK_COPIES * walk)
+    shapes = [matrix_of(network, step) for step in plan.weights]
+    solve = max((_MATRIX_BYTES * held**2 + _WEIGHT_BYTES * out * held for out, held in shapes), default=0)
+    return _BASE + _COPIES * weights + solve + int(_BATCH_COPIES * calibrate + _WALK_COPIES * walk)
 
 
 def _widest(network: Network, sizes: Sizes) -> int:
