@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from bitwright.execute.torch_runner import Weights
 from bitwright.graph import TraceError, trace
 from bitwright.graph.stream import Stream
 from bitwright.store.source import Source, open_source
-from store.small_models import GROUPED, SHARED, SIZES, TOLD, save, save_with_vision
+from store.small_models import GROUPED, SHARED, SIZES, TOLD, save, save_with_layers_for_pictures, save_with_vision
 
 WINDOW = {**GROUPED, "sliding_window": 4}
 PLAIN = {"vocab_size": 160, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -279,10 +280,11 @@ def test_gradients_reach_a_block_through_what_it_left_for_later_ones() -> None:
     torch.testing.assert_close(moved.grad, weights.parameters()[name].grad)
 
 
-def test_a_model_that_reads_pictures_too_is_run_whole(tmp_path: Path) -> None:
-    source = open_source(save_with_vision(tmp_path))
+@pytest.mark.parametrize("make", [save_with_vision, save_with_layers_for_pictures])
+def test_a_model_that_reads_pictures_too_is_run_whole(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    source = open_source(make(tmp_path))
     whole = transformers.AutoModelForMultimodalLM.from_pretrained(tmp_path).eval()
-    assert {name for name in source.parameters() if "visual" in name}
+    assert {name for name in source.parameters() if "vis" in name}
     runner = TorchRunner(source, trace(source.skeleton()), torch.float32)
     assert torch.equal(in_parts(runner, source, drawn(5, 9), 2), at_once(whole, drawn(5, 9), 2))
 

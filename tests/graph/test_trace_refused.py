@@ -171,6 +171,38 @@ def test_a_model_that_cannot_be_traced_is_refused_by_name(make: Callable[[], nn.
         trace(make().to("meta"))
 
 
+class Seeing(models.Odd):
+    """Has more layers for pictures than for text, and one between those for text that only pictures need."""
+
+    def __init__(self) -> None:
+        super().__init__(block=Plain)
+        self.tower = nn.ModuleList([Plain(256), Plain(256)])
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        x = self.enter(input_ids)
+        for index, zorp in enumerate(self.zorps):
+            x = x if index == 1 else zorp(self.side, x)[1]
+        return SimpleNamespace(logits=self.leave(x))
+
+
+def test_what_text_does_not_reach_is_no_block_and_stays_outside() -> None:
+    model = Seeing()
+    graph = trace(model.to("meta"))
+    assert [block.name for block in graph.blocks] == [f"zorps.{i}" for i in range(len(model.zorps)) if i != 1]
+    matrices = {one.parameter: one.kind for one in graph.outside if one.parameter.endswith(".w.weight")}
+    assert matrices == dict.fromkeys(("zorps.1.w.weight", "tower.0.w.weight", "tower.1.w.weight"), "other")
+    assert {one.kind for one in graph.outside if one.parameter.startswith("leave")} == {"head"}
+
+
+def test_layers_that_text_never_reaches_are_refused_by_name() -> None:
+    class Blind(Seeing):
+        def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+            return SimpleNamespace(logits=self.leave(self.enter(input_ids)))
+
+    with pytest.raises(TraceError, match=r"tower.0 and its siblings do not run where the model reads text"):
+        trace(Blind().to("meta"))
+
+
 def test_blocks_may_leave_notes_that_no_other_reads() -> None:
     blocks = trace(Handing(block=Noting).to("meta")).blocks
     assert [[linear.view.name for linear in block.linears] for block in blocks] == [[f"zorps.{i}.w"] for i in range(3)]

@@ -43,6 +43,19 @@ def save_with_vision(folder: Path) -> Path:
     return folder
 
 
+def save_with_layers_for_pictures(folder: Path) -> Path:
+    """A model of four layers, of which the second only runs where there is a picture, and a larger part for these."""
+    text = {**GROUPED, "num_hidden_layers": 4, "cross_attention_layers": [1]}
+    text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_key_value_heads": 2}
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_global_layers": 1}
+    vision |= {"attention_heads": 4, "image_size": 28, "patch_size": 14, "max_num_tiles": 4}
+    vision |= {"intermediate_layers_indices": [0], "vision_output_dim": 128}
+    torch.manual_seed(0)
+    config = transformers.MllamaConfig(text_config=text, vision_config=vision, image_token_index=3)
+    transformers.AutoModelForMultimodalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
 def save(folder: Path, config: transformers.PreTrainedConfig, shard: str = "5GB", dtype=torch.float32) -> Path:
     """A model of ``config`` with random weights (norms and biases too) in ``folder``."""
     torch.manual_seed(0)

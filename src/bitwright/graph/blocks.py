@@ -21,23 +21,26 @@ class TraceError(ValueError):
     """The model could not be traced; the message names the operator or module, and what to do."""
 
 
-def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The blocks with their module paths, in order; raises TraceError where nothing repeats."""
-    best: list[tuple[str, nn.Module]] = []
-    most = 0
+def find_blocks(model: nn.Module) -> list[list[tuple[str, nn.Module]]]:
+    """Lists of what may be the blocks, with their module paths, in order; the list with most parameters comes first.
+
+    A model that also reads pictures has several. Raises TraceError where nothing repeats.
+    """
+    found: list[tuple[int, list[tuple[str, nn.Module]]]] = []
     for path, module in model.named_modules():
-        if not isinstance(module, (nn.ModuleList, nn.Sequential)) or any(path.startswith(p + ".") for p, _ in best):
+        within = (p for _, children in found for p, _ in children)
+        if not isinstance(module, (nn.ModuleList, nn.Sequential)) or any(path.startswith(p + ".") for p in within):
             continue
         children = [(f"{path}.{name}", child) for name, child in module.named_children()]
         size = sum(p.numel() for p in module.parameters())
-        if size > most and _repeats(children, isinstance(module, nn.ModuleList)):
-            best, most = children, size
-    if not best:
+        if size and _repeats(children, isinstance(module, nn.ModuleList)):
+            found.append((size, children))
+    if not found:
         raise TraceError(
             "no repeated blocks were found: the model has no list of modules with parameters. A causal language model "
             "with its layers in one nn.ModuleList is what can be traced here"
         )
-    return best
+    return [children for _, children in sorted(found, key=lambda one: -one[0])]
 
 
 def _repeats(children: list[tuple[str, nn.Module]], may_differ: bool) -> bool:

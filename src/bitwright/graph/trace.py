@@ -33,8 +33,22 @@ def trace(skeleton: nn.Module) -> Graph:
 
     Raises TraceError naming the module and the operator that could not be followed.
     """
-    model = copy.deepcopy(skeleton)
-    found = find_blocks(model)
+    missed: list[_NotReached] = []
+    lists = [[name for name, _ in found] for found in find_blocks(skeleton)]
+    for names in lists:
+        try:
+            return _traced(copy.deepcopy(skeleton), names, {name for others in lists for name in others})
+        except _NotReached as error:
+            missed.append(error)
+    raise missed[0]
+
+
+def _traced(model: nn.Module, names: list[str], repeated: Collection[str]) -> Graph:
+    """The graph with these modules as blocks; those that text passes by, if not all, stay outside.
+
+    `repeated`: these, and what repeats elsewhere.
+    """
+    found = [(name, model.get_submodule(name)) for name in names]
     _around_zero(model, {id(p) for _, block in found for p in block.parameters()})
     tokens = torch.zeros((1, _TOKENS), dtype=torch.int64)
     tracer = _Tracer(len(found), tokens)
@@ -46,13 +60,20 @@ def trace(skeleton: nn.Module) -> Graph:
     except _Done:
         pass
     except _CANNOT_RUN as error:
-        raise TraceError(f"the parts around the blocks cannot be traced: {error}") from error
-    if [b.name for b in tracer.blocks] != [name for name, _ in found]:
-        raise TraceError(f"{found[0][0]} and its siblings do not each run once, in order; they cannot be streamed")
-    outside = _outside(model, {p for b in tracer.blocks for p in b.parameters})
-    assert tracer.stream is not None
+        kind = _NotReached if tracer.stream is None else TraceError
+        raise kind(f"the parts around the blocks cannot be traced: {error}") from error
+    ran = [block.name for block in tracer.blocks]
+    if tracer.stream is None:
+        raise _NotReached(f"{names[0]} and its siblings do not run where the model reads text; they cannot be streamed")
+    if ran != [name for name in names if name in set(ran)]:
+        raise TraceError(f"{names[0]} and its siblings do not each run once, in order; they cannot be streamed")
+    outside = _outside(model, {p for b in tracer.blocks for p in b.parameters}, repeated)
     stream = replace(tracer.stream, shelf=Shelf(tuple(tracer.left.values()))) if tracer.of_shelf.read else tracer.stream
     return Graph(tuple(tracer.blocks), outside, stream, tracer.tells_tokens)
+
+
+class _NotReached(TraceError):
+    """Text reaches none of what were taken for the blocks: a picture or a sound may."""
 
 
 class _Done(Exception):
@@ -235,8 +256,8 @@ def _same_slice(name: str, linear: Linear, linears: tuple[Linear, ...], index: i
     return name
 
 
-def _outside(model: nn.Module, inside: set[str]) -> tuple[Outside, ...]:
-    """Every parameter outside the blocks, with its kind read off the module that owns it."""
+def _outside(model: nn.Module, inside: set[str], repeated: Collection[str]) -> tuple[Outside, ...]:
+    """Every parameter outside the blocks, with its kind read off the module that owns it, and where that is."""
     kinds: list[Outside] = []
     for path, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
@@ -246,7 +267,7 @@ def _outside(model: nn.Module, inside: set[str]) -> tuple[Outside, ...]:
             if isinstance(module, nn.Embedding):
                 kind = "embedding"
             elif parameter.dim() == 2:
-                kind = "head"
+                kind = "other" if any(name.startswith(f"{block}.") for block in repeated) else "head"
             else:
                 kind = "bias" if key == "bias" and isinstance(module, nn.Linear) else "norm"
             kinds.append(Outside(name, kind))

@@ -230,7 +230,8 @@ class _Planner:
                 if one.parameter in self.tied.values():
                     self.warnings.append(f"{one.parameter} is shared (tied); all its uses take the quantized values")
             else:
-                default = "kept by default: rounding it costs accuracy at every token"
+                why = "no text reaches it" if one.kind == "other" else "rounding it costs accuracy at every token"
+                default = f"kept by default: {why}"
                 reason = default if rule is None else self._why(rule)
                 self.reasons[one.parameter] = (one.kind, reason)
         return tuple(found)

@@ -48,6 +48,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
                 )
     transformers = transformers_library()
     model_type = fields.get("model_type")
+    if "_diffusers_version" in fields:
+        raise SourceError(
+            f"{file}: a {fields.get('_class_name')} of the diffusers library, whose inputs no file says; give it as "
+            f"package.module:factory, with a --loader for its inputs"
+        )
     if model_type not in transformers.CONFIG_MAPPING:
         if custom_classes(fields):
             raise custom_code(file, f"model type {model_type!r} is unknown to transformers {transformers.__version__}")
