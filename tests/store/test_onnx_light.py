@@ -11,7 +11,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.store import onnx_light
+from bitwright.store import onnx_light, onnx_tensors
 from bitwright.store.onnx_light import is_beside, load_light
 from bitwright.store.onnx_source import OnnxSource, read_model
 from bitwright.store.onnx_tensors import is_external, read_tensor
@@ -108,6 +108,22 @@ def test_data_beside_the_file_stay_there(tmp_path: Path) -> None:
     assert source.files() == (tmp_path / "m.onnx", tmp_path / "m.bin")
     source.write(tmp_path / "n.onnx", source.model())
     assert (tmp_path / "n.onnx.data").is_file()
+
+
+def test_mapped_numbers_may_be_changed_and_outlive_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_tensors, "MAPPED", 2048)
+    onnx.save(model(), tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=2048)
+    source = OnnxSource.open(tmp_path / "m.onnx")
+    first = source.read(["first"])["first"]
+    assert torch.equal(first, torch.tensor(numpy_helper.to_array(model().graph.initializer[0])))
+    first += 1
+    again = source.read(["first"])["first"]
+    assert torch.equal(again + 1, first)
+    kept = again.clone()
+    (tmp_path / "other.bin").write_bytes(bytes((tmp_path / "m.bin").stat().st_size))
+    (tmp_path / "other.bin").replace(tmp_path / "m.bin")
+    assert torch.equal(again, kept)
+    assert not source.read(["first"])["first"].any()
 
 
 def test_a_link_is_read_whole(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ import numpy as np
 import onnx
 import torch
 from jaxtyping import Integer, Shaped
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
 from bitwright.numerics.format import pack_bits
 from bitwright.store.source_error import SourceError
 
+MAPPED = 1 << 20  # bytes from which external data are mapped into memory, not read: they then belong to the page cache
 SMALL = 1024  # bytes: a tensor up to this size is kept inside the file, where shape inference can read it
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -79,13 +81,19 @@ def type_of(name: str, tensor: Stored) -> int:
 
 
 def read_tensor(name: str, tensor: TensorProto, folder: Path) -> Shaped[Tensor, "..."]:
-    """The numbers of a stored tensor, copied. Raises SourceError for a type that torch lacks, and for bad data."""
+    """The numbers of a stored tensor, free to be changed: copied, or mapped from the disk and copied page by page.
+
+    Raises SourceError for a type that torch lacks, and for bad data.
+    """
     if tensor.data_type not in DTYPES:
         kind = TensorProto.DataType.Name(tensor.data_type).lower()
         raise SourceError(f"{name}: stored as {kind}, which cannot be read as a tensor of numbers; float32 is wanted")
     dtype = DTYPES[tensor.data_type]
     shape = tuple(tensor.dims)
     if is_external(tensor):
+        path, offset, length = external_place(name, tensor, folder)
+        if length >= MAPPED and offset % dtype.itemsize == 0:
+            return _from_bytes(np.memmap(path, np.uint8, "c", offset, (length,)), dtype, shape)
         return _from_bytes(read_external(name, tensor, folder), dtype, shape)
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != tensor_bytes(tensor):
@@ -180,8 +188,8 @@ def _wrong_size(name: str, tensor: TensorProto, found: int) -> SourceError:
     return SourceError(f"{name}: holds {found} bytes where {needed}; the file is damaged")
 
 
-def _from_bytes(data: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
+def _from_bytes(data: bytearray | NDArray[np.uint8], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    return torch.frombuffer(data, dtype=dtype).reshape(shape) if len(data) else torch.empty(shape, dtype=dtype)
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
