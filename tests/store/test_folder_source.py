@@ -205,6 +205,28 @@ def test_pictures_that_keep_their_shape_are_taken_one_by_one(tmp_path: Path) -> 
         torch.testing.assert_close(OnnxRunner(source).run(feed)["logits"], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_sizes_that_the_exported_network_does_not_follow_stay_fixed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = transformers.Dinov2Config(
+        image_size=28, patch_size=14, out_indices=[1, 2], reshape_hidden_states=False, apply_layernorm=True, **SIZES
+    )
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone,
+        patch_size=14,
+        reassemble_hidden_size=16,
+        reassemble_factors=[2, 1],
+        neck_hidden_sizes=[16, 16],
+        fusion_hidden_size=8,
+        head_hidden_size=4,
+    )
+    model = transformers.DepthAnythingForDepthEstimation(config).eval()
+    processor = {"image_processor_type": "DPTImageProcessor", "size": {"height": 28, "width": 28}}
+    folder = save(tmp_path / "m", model, processor | {"keep_aspect_ratio": True, "ensure_multiple_of": 14})
+    source = folder_source(folder, tmp_path / "out")
+    assert "exported for inputs of one size" in source.notes[1]
+    assert inputs_of(source)[0].shape == (None, 3, 28, 28)
+
+
 def write_sound(path: Path, count: int, rate: int = 16000) -> Path:
     values = (3000 * np.sin(np.arange(count) / 9)).astype("<i2")
     with wave.open(str(path), "wb") as file:

@@ -24,7 +24,7 @@ from bitwright.store.source_error import SourceError, first_line
 
 LOADING_ERRORS = (OSError, ImportError, *LIBRARY_ERRORS)
 EXAMPLE_TEXT = "An encoder reads this sentence."
-WIDE, TALL = (640, 480), (480, 640)  # width and height of pictures that are not square
+SQUARE, WIDE, TALL = (480, 480), (640, 480), (480, 640)  # width and height of pictures
 EXAMPLE_SECONDS = 5
 TEXT, PICTURE, SOUND = {"input_ids"}, {"pixel_values"}, {"input_values", "input_features"}
 
@@ -38,17 +38,19 @@ class Processors:
     pictures: PictureProcessor | None = None
     sounds: SoundProcessor | None = None
 
-    def example(self) -> dict[str, Tensor]:
-        """What they make of a sentence, a picture or a sound of noise, by name, in batches of two."""
+    def example(self, is_odd: bool = False) -> dict[str, Tensor]:
+        """What they make of a sentence, a picture or a sound of noise, by name, in batches of two.
+
+        `is_odd`: of a picture or a sound of another size.
+        """
         made: dict[str, Tensor] = {}
         if self.tokenizer is not None:
             made |= _twice(self.tokenizer(EXAMPLE_TEXT, return_tensors="pt"))
         if self.pictures is not None:
-            # Square where each picture keeps its shape, so that neither side stands for the other.
-            size = WIDE if not self.keeps_shapes else (min(WIDE), min(WIDE))
+            size = WIDE if is_odd else SQUARE
             made |= _twice(self.pictures(images=noise_picture(*size), return_tensors="pt"))
         if self.sounds is not None:
-            made |= _twice(_hear(self.sounds, EXAMPLE_SECONDS))
+            made |= _twice(_hear(self.sounds, EXAMPLE_SECONDS + is_odd))
         return made
 
     @property
