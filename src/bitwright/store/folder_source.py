@@ -57,9 +57,10 @@ def folder_source(model_folder: Path, folder: Path) -> OnnxSource:
     takes = inspect.signature(model.forward).parameters
     processors = read_processors(model_folder, takes)
     example, odd = (_given(processors.example(is_odd), takes) for is_odd in (False, True))
+    is_free = processors.keep_shapes()
     try:
-        source = source_of(model, str(model_folder), example, folder, processors.keeps_shapes)
-        if processors.keeps_shapes and not _agrees(model, source, odd):
+        source = source_of(model, str(model_folder), example, folder, is_free)
+        if is_free and not _agrees(model, source, odd):
             source = source_of(model, str(model_folder), example, folder)
             notes = (*notes, "exported for inputs of one size: for others the exported network is not the same")
     except SourceError as error:

@@ -53,9 +53,8 @@ class Processors:
             made |= _twice(_hear(self.sounds, EXAMPLE_SECONDS + is_odd))
         return made
 
-    @property
-    def keeps_shapes(self) -> bool:
-        """Whether inputs differ in size: pictures that keep their shape, or sounds that are not cut to one length."""
+    def keep_shapes(self) -> bool:
+        """Whether pictures keep their shape, or sounds their length, as some that are made here show."""
         if self.pictures is not None:
             wide, tall = (self.pictures(images=noise_picture(*size), return_tensors="pt") for size in (WIDE, TALL))
             if tuple(wide["pixel_values"].shape) != tuple(tall["pixel_values"].shape):
