@@ -74,6 +74,28 @@ class Squeeze(nn.Module):
         return F.hardswish(self.conv2(x))
 
 
+class Gated(nn.Module):
+    """Convolutions with a hard-swish in parts and a learned line behind it, as exported by PaddlePaddle."""
+
+    inputs = ((3, 12, 12),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
+        self.conv3 = nn.Conv2d(8, 6, 3, padding=1)
+        self.lines = nn.Parameter(torch.tensor([[1.7, 0.4], [0.6, -0.3], [1.2, 0.5], [0.8, 0.2]]))
+
+    def line(self, place: int, x: Tensor) -> Tensor:
+        return self.lines[place, 0] * x + self.lines[place, 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.line(0, self.conv1(x))
+        x = self.line(1, x * (x + 3).clamp(0, 6) / 6)
+        x = self.line(2, self.conv2(x))
+        x = self.line(3, x * (x + 3).clamp(0, 6) / 6)
+        return self.conv3(x)
+
+
 class Attention(nn.Module):
     """One pre-norm transformer layer on a sequence of vectors, with a GELU and a residual stream."""
 
@@ -118,6 +140,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "depthwise": Depthwise,
     "squeeze": Squeeze,
+    "gated": Gated,
     "attention": Attention,
     "two_inputs": TwoInputs,
 }

@@ -14,13 +14,17 @@ import torch
 
 from bitwright.calib import activation_params
 from bitwright.engine.patches import output_axis
+from bitwright.engine.prepare import without_trials
 from bitwright.engine.simulate import Simulation
 from bitwright.evaluate.operators import Kind, openvino_operators
 from bitwright.execute import openvino_session
+from bitwright.execute.integers import IntegerRunner
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.execute.openvino_session import OpenVinoSession
 from bitwright.export.qdq_graph import QdqGraph
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, Float8, Int, Spec, quantize
+from bitwright.numerics.machine import this_machine
+from bitwright.recipe.network import int8
 from bitwright.recipe.points import place
 from bitwright.recipe.targets import Role, find_target
 from bitwright.store.onnx_source import OnnxSource
@@ -206,3 +210,46 @@ def test_the_guard_of_a_float_operator_changes_no_number(tmp_path: Path) -> None
 
 def reads(source: OnnxSource, node: str) -> str:
     return next(one for one in source.network().nodes if one.name == node).inputs[0]
+
+
+@pytest.mark.parametrize("target", ["x86-vnni", "x86-avx2", "arm"])
+def test_hard_gates_are_sums_in_codes_that_change_no_more_than_their_rounding(tmp_path: Path, target: str) -> None:
+    """Between quantizers a HardSigmoid and the sum that takes its place differ by one code at most."""
+    source = without_trials(exported(network("squeeze"), tmp_path), int8(target), tmp_path)
+    held = quantized(source, target)
+    gates = [node for node in source.network().nodes if node.op == "HardSigmoid" and node.name in held.integer]
+    assert len(gates) == 2  # the last one makes the output, which is float
+    model = written(held, tmp_path / "q.onnx")
+    assert Counter(node.op_type for node in model.graph.node)["HardSigmoid"] == 1
+    as_gates = replace(held, integer=held.integer - {node.name for node in gates})
+    other = written(as_gates, tmp_path / "gates.onnx")
+    made = [held.points[node.made] for node in gates]
+    feeds = {name: 3 * x for name, x in zip(source.network().inputs, sample(network("squeeze"), 4), strict=True)}
+    wanted = [point.value for point in made]
+    ours, theirs = (OnnxRunner(one, tmp_path, exact=True).run(feeds, wanted) for one in (model, other))
+    for point in made[:1]:  # what later ones read may have been rounded otherwise before
+        steps = (ours[point.value] - theirs[point.value]).abs() / point.scale
+        assert 0 < float(steps.max()) < 1.01 or float(steps.max()) == 0
+        assert float((steps > 0.5).float().mean()) < 0.01
+    assert len(torch.unique(ours[made[0].value])) > 20
+
+
+def test_onnx_runtime_runs_gates_and_numbers_in_integers_as_foretold(tmp_path: Path) -> None:
+    source = without_trials(exported(network("gated"), tmp_path), int8("x86-vnni"), tmp_path)
+    held = quantized(source)
+    floats = [node.op for node in source.network().nodes if node.name not in held.integer]
+    assert floats == []
+    written(held, tmp_path / "q.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "q.onnx"), options, providers=["CPUExecutionProvider"])
+    ops = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert ops["QLinearConv"] == 3 and ops["QLinearAdd"] == 3 and ops["QLinearMul"] == 2
+    assert set(ops) - {"Transpose"} == {"QuantizeLinear", "QLinearConv", "QLinearAdd", "QLinearMul", "DequantizeLinear"}
+    feeds = dict(zip(source.network().inputs, sample(network("gated"), 4), strict=True))
+    runner = IntegerRunner(tmp_path / "q.onnx", find_target("x86-vnni").arithmetic)
+    assert runner.in_integers == 8
+    (found,), (wanted,) = runner.run(feeds).values(), session.run(None, {k: x.numpy() for k, x in feeds.items()})
+    if this_machine().has_vnni:
+        assert np.array_equal(found.numpy(), wanted)

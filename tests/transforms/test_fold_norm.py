@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from bitwright.transforms import fold_norms
@@ -64,3 +65,51 @@ def test_a_broken_variance_is_left_and_said() -> None:
     variance = network.nodes[1].inputs[4]
     constants[variance] = -torch.ones(4, dtype=torch.float64)
     assert "finite" in next(iter(fold_norms(network, constants).left.values()))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4, 1, 1), (1, 4, 1, 1)])
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_sums_and_products_with_constants_are_lines_too(op: str, shape: tuple[int, ...], is_first: bool) -> None:
+    s = Sketch()
+    x, numbers = s.conv(s.input(2, 3, 5, 5), 4, 3, 3), s.constant(torch.rand(shape, dtype=torch.float64) + 0.5)
+    network, constants = s.done(s.add(op, *((numbers, x) if is_first else (x, numbers))))
+    after, held = fold_norms(network, constants).edit.apply(network, constants)
+    stays = op == "Div" and is_first
+    assert [node.op for node in after.nodes] == (["Conv", "Div"] if stays else ["Conv"])
+    feeds = {"q": torch.randn(2, 3, 5, 5, dtype=torch.float64)}
+    assert moved(run(network, constants, feeds), run(after, held, feeds)) < 1e-12
+
+
+def test_a_line_behind_a_norm_moves_what_the_norm_knew() -> None:
+    s = Sketch()
+    norm = s.norm(s.conv(s.input(1, 3, 4, 4), 4, 3), 4)
+    made = s.add("Add", s.add("Mul", norm, s.number(-2.0)), s.number(0.25))
+    network, constants = s.done(made)
+    folded = fold_norms(network, constants)
+    assert list(folded.moments) == [made]
+    gamma, beta = (constants[name] for name in network.nodes[1].inputs[1:3])
+    torch.testing.assert_close(folded.moments[made].mean, 0.25 - 2 * beta)
+    torch.testing.assert_close(folded.moments[made].deviation, 2 * gamma.abs())
+
+
+def test_a_matrix_product_takes_a_factor_behind_its_bias_and_keeps_the_bias() -> None:
+    s = Sketch()
+    x = s.add("Add", s.add("MatMul", s.input(2, 5, 3), s.weight(3, 4)), s.weight(4))
+    network, constants = s.done(s.add("Mul", x, s.weight(4)), s.add("Mul", x, s.number(2.0)))
+    assert fold_norms(network, constants).edit.steps == ()  # others read it
+    s = Sketch()
+    x = s.add("Add", s.add("MatMul", s.input(2, 5, 3), s.weight(3, 4)), s.weight(4))
+    network, constants = s.done(s.add("Mul", x, s.weight(4)))
+    after, held = fold_norms(network, constants).edit.apply(network, constants)
+    assert [node.op for node in after.nodes] == ["MatMul", "Add"]
+    feeds = {"q": torch.randn(2, 5, 3, dtype=torch.float64)}
+    assert moved(run(network, constants, feeds), run(after, held, feeds)) < 1e-12
+
+
+@pytest.mark.parametrize("numbers", [torch.randn(1, 1, 5, 5), torch.zeros(1), torch.tensor(float("inf"))])
+def test_a_constant_that_is_no_line_or_takes_all_away_stays(numbers: torch.Tensor) -> None:
+    s = Sketch()
+    x = s.conv(s.input(2, 3, 5, 5), 4, 3)
+    network, constants = s.done(s.add("Mul", x, s.constant(numbers.double())))
+    assert fold_norms(network, constants).edit.steps == ()

@@ -45,7 +45,7 @@ def prepare(
     source: OnnxSource, recipe: NetworkRecipe, samples: Samples, out: Path, checkpoints: Checkpoints, on_step: OnStep
 ) -> Prepared:
     """The network after all edits, as OUT/float.onnx."""
-    draft = simplified(source)
+    draft = simplified(source, recipe)
     edits: dict[str, Any] = {}
     if recipe.equalize or recipe.absorb or recipe.smooth or recipe.level:
         draft, edits = _Asked(Trial(source, recipe, samples), out, checkpoints).made(draft, recipe, on_step)
@@ -54,7 +54,7 @@ def prepare(
 
 def without_trials(source: OnnxSource, recipe: NetworkRecipe, out: Path) -> OnnxSource:
     """The network after the edits that need no samples, as OUT/float.onnx: what a plan can know beforehand."""
-    return _written(source, simplified(source), recipe, out / FLOAT)
+    return _written(source, simplified(source, recipe), recipe, out / FLOAT)
 
 
 def _written(source: OnnxSource, draft: Draft, recipe: NetworkRecipe, path: Path) -> OnnxSource:

@@ -5,6 +5,10 @@ A value that passes through codes keeps its name too, behind the pair of Quantiz
 it now makes `NAME.float`. Only where the float value has to stay (an input of the network, a value that float operators
 read as well) are the readers in integers pointed to `NAME.dequantized` instead.
 
+Where a number is added to codes, or codes are multiplied by one, the number becomes a code of its own, exactly. Engines
+with that have a hard gate, too: the codes of x taken for a line through zero (the slope goes into their scale), plus a
+number, cut off by the ends of the codes.
+
 ONNX Runtime does not leave it at that: between quantizers it gives float convolutions and Gemms weights in codes, too,
 with one scale for a whole weight. It does so only where the input has one scale. So these operators get a
 DequantizeLinear of their own with the same scale once for each channel.
@@ -21,10 +25,13 @@ from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
 from bitwright.graph.linear_node import linear_of
+from bitwright.graph.network import Node
 from bitwright.numerics import Float8, Int, Spec
 from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeight, bias_codes
 
 OPSET_FLOAT8 = 19
+NUMBER = 127  # the code of a number alone: not 1, whose scale could be too far from that of what it is added to
+SLACK = torch.finfo(torch.float32).eps
 # Float operators whose weights an engine rounds of its own accord.
 ROUNDED_BY_ENGINE = {"ONNX Runtime": ("Conv", "ConvTranspose", "Gemm")}
 
@@ -42,10 +49,15 @@ class QdqGraph:
         """The graph with all quantizers in it."""
         for weight in self.quantized.weights.values():
             self._add_weight(weight)
-        for node, (bias, steps) in self.quantized.biased().items():
-            self._add_bias(node, bias, steps)
+        for reader, (bias, steps) in self.quantized.biased().items():
+            self._add_bias(reader, bias, steps)
         for point in self.quantized.points.values():
             self._add_point(point)
+        for node in self.draft.network.nodes:
+            if node.name in self.quantized.integer and node.op in ("Add", "Mul"):
+                self._add_number(node)
+            elif node.name in self.quantized.integer and node.op == "HardSigmoid":
+                self._add_gate(node)
         self._guard_floats()
         if any(not weight.is_integer for weight in self.quantized.weights.values()):
             self.draft.raise_opset(OPSET_FLOAT8)
@@ -93,6 +105,75 @@ class QdqGraph:
         to = helper.make_node("QuantizeLinear", [source, scale, zero], [codes], draft.fresh(f"{value}.quantize"))
         back = helper.make_node("DequantizeLinear", [codes, scale, zero], [made], draft.fresh(f"{made}.dequantize"))
         draft.after(value, to, back)
+        self._end_clip(point)
+
+    def _end_clip(self, point: StoredPoint) -> None:
+        """Let a Clip end where the codes do, if that is not a step away: engines leave it out then.
+
+        What it clips is rounded to the last code either way.
+        """
+        draft, node = self.draft, self.draft.network.producers.get(point.value)
+        is_plain = isinstance(point.spec.format, Int) and point.params is not None
+        if node is None or node.op != "Clip" or node.name not in self.quantized.integer or not is_plain:
+            return
+        assert isinstance(point.spec.format, Int) and point.params is not None
+        proto, step = draft.proto(node.name), point.params.scale.reshape(()).float()
+        for place, code in ((1, point.spec.format.low), (2, point.spec.format.high)):
+            name = node.inputs[place] if len(node.inputs) > place else ""
+            if name not in draft.network.constants:
+                continue
+            end = step * (code - point.zero)
+            inside = float(self.quantized.source.read([name])[name]) - float(end)
+            if 0 < (inside if place == 1 else -inside) < float(step):
+                proto.input[place] = draft.store(f"{node.name}.end", end)
+
+    def _add_number(self, node: Node) -> None:
+        """Put the constant number that codes are added to, or multiplied by, into codes."""
+        places = [place for place, name in enumerate(node.inputs) if name in self.draft.network.constants]
+        if len(places) != 1:
+            return
+        _, point = self._codes.get(self.draft.proto(node.name).input[1 - places[0]], ("", None))
+        if point is None or not isinstance(point.spec.format, Int):
+            return
+        name = node.inputs[places[0]]
+        self._add_constant(name, (node.name,), places[0], self._number(name, name, point.spec.format.signed), {})
+
+    def _add_gate(self, node: Node) -> None:
+        """Make a sum in codes of a HardSigmoid, if the codes of what it makes end where it is cut."""
+        draft, made = self.draft, self.quantized.points.get(node.made)
+        proto = draft.proto(node.name)
+        codes, point = self._codes.get(proto.input[0], ("", None))
+        if made is None or point is None or point.params is None:
+            return
+        slope, offset = float(node.attributes.get("alpha", 0.2)), float(node.attributes.get("beta", 0.5))
+        if not isinstance(made.spec.format, Int) or not isinstance(point.spec.format, Int):
+            return
+        is_cut = made.zero == made.spec.format.low and made.scale * (made.spec.format.high - made.zero) <= 1 + SLACK
+        if not is_cut or slope <= 0:
+            return
+        scale = draft.store(f"{node.name}.slope", slope * point.params.scale.reshape(()).float())
+        line, number = draft.fresh(f"{node.name}.line"), draft.fresh(f"{node.name}.number")
+        stored = self._number(number, torch.tensor(offset), point.spec.format.signed)
+        held = [codes, scale, self._scale(point)[1]], stored
+        for inputs, name in zip(held, (line, number), strict=True):
+            draft.before(node.name, helper.make_node("DequantizeLinear", inputs, [name], f"{name}.dequantize"))
+        proto.op_type = "Add"
+        del proto.attribute[:]
+        proto.input[:] = [line, number]
+
+    def _number(self, name: str, held: str | Tensor, is_signed: bool) -> list[str]:
+        """The names of code, scale and zero of a constant with one number, as it is or by its name."""
+        numbers = self.quantized.source.read([held])[held] if isinstance(held, str) else held
+        number = float(numbers.reshape(()))
+        code = 0 if number == 0 else NUMBER if number > 0 else -NUMBER
+        zero = 0 if is_signed or code >= 0 else NUMBER
+        dtype = torch.int8 if is_signed else torch.uint8
+        parts = {
+            "code": torch.full(tuple(numbers.shape), code + zero, dtype=dtype),
+            "scale": torch.tensor(abs(number) / NUMBER if number else 1.0),
+            "zero": torch.tensor(zero, dtype=dtype),
+        }
+        return [self.draft.store(f"{name}.{part}", tensor) for part, tensor in parts.items()]
 
     def _guard_floats(self) -> None:
         """Keep the engine from rounding the weights of operators that stay float."""

@@ -245,8 +245,13 @@ def _values(model: ModelProto, constants: Mapping[str, TensorProto], nodes: Sequ
 
 def _value(info: onnx.ValueInfoProto) -> Value:
     kind = info.type.tensor_type
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    shape = tuple(map(size_of, kind.shape.dim))
     return Value(info.name, shape if kind.HasField("shape") else None, dtype_name(kind.elem_type))
+
+
+def size_of(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    """The size of an axis; None for a free one, which some writers spell -1."""
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
 
 
 def dtype_name(elem_type: int) -> str:

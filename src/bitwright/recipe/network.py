@@ -141,6 +141,12 @@ class NetworkPlanError(ValueError):
     """The recipe cannot work on this network; says why and what to change."""
 
 
+def runs_gates(recipe: NetworkRecipe) -> bool:
+    """Whether a hard gate (HardSigmoid) runs in integers."""
+    is_static = recipe.activations is Activations.STATIC and recipe.number is not Number.FLOAT8
+    return is_static and "HardSigmoid" in find_target(recipe.target).curves
+
+
 def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str, str] | None = None) -> NetworkPlan:
     """What the recipe comes to on a network; NetworkPlanError where nothing would run in integers.
 

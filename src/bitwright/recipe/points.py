@@ -107,7 +107,7 @@ class _Walk:
     def _activations(self, node: Node) -> tuple[str, ...]:
         """The inputs that are activations."""
         if self.roles[node.name] in (Role.PRODUCT, Role.BLEND, Role.JOIN):
-            return tuple(name for name in node.inputs if name)
+            return tuple(name for name in node.inputs if name and name not in self.network.constants)
         return node.inputs[:1]
 
     def _runs(self, node: Node) -> bool:

@@ -13,6 +13,9 @@ from bitwright.recipe.targets import CLAMPS, LINEAR, MOVES, Role, Target
 ONLY_FIRST = MOVES | {"Clip"}  # their other inputs say where, how far, between what
 
 
+CURVED = ("Erf", "Tanh", "Sigmoid")  # whose arguments and results are scaled in parts by numbers
+
+
 def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
     """What a node is on this target; for FLOAT also why."""
     if node.domain:
@@ -27,6 +30,8 @@ def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
     if role is None:
         return Role.FLOAT, f"{target.engine} has no integer {node.op}"
     reads = [name for name in node.inputs if name]
+    if role is Role.BLEND and target.blends_numbers and _has_number(network, node):
+        return (Role.FLOAT, "part of a curve") if _is_in_curve(network, node) else (role, "")
     if any(name in network.constants for name in (reads[:1] if node.op in ONLY_FIRST else reads)):
         return Role.FLOAT, "one of its operands is a constant"
     if role is Role.AVERAGE and _counts_padding(node):
@@ -43,12 +48,60 @@ def in_small_groups(network: Network, target: Target) -> dict[str, str]:
     for node in network.nodes:
         linear = linear_of(network, node) if node.op == "Conv" else None
         groups = node.attributes.get("group", 1)
-        if linear is None or groups == 1 or linear.inputs == linear.outputs == groups:
+        if linear is None:
+            continue
+        is_single = linear.inputs == linear.outputs == 1  # one channel to one is no depthwise convolution to speak of
+        if not is_single and (groups == 1 or linear.inputs == linear.outputs == groups):
             continue
         width = linear.inputs // groups
         if width < target.least_group:
             found[node.name] = f"{target.engine} is slower in integers with groups of {width} channels"
     return found
+
+
+def _has_number(network: Network, node: Node) -> bool:
+    """Whether one of the two operands is a constant number, which the result has no more axes for."""
+    held = [name for name in node.inputs if name in network.constants]
+    shape = network.values[held[0]].shape if len(held) == 1 else None
+    made = network.values[node.made].shape
+    if shape is None or made is None or any(size != 1 for size in shape):
+        return False
+    other = next(name for name in node.inputs if name not in network.constants)
+    return len(shape) <= len(network.values[other].shape or ())
+
+
+def _is_in_curve(network: Network, node: Node) -> bool:
+    """Whether a sum or product with a number is part of a curve written in parts, as GELU is.
+
+    Engines recognize those by their parts, and compute them at once.
+    """
+    return _reaches(network, node, CURVED, set()) or _follows(network, node, ("Erf", "Tanh"))
+
+
+def _reaches(network: Network, node: Node, ops: tuple[str, ...], seen: set[str]) -> bool:
+    """Whether such an operator reads what a node makes, or it is multiplied with what such an operator makes."""
+    for reader, _ in network.readers(node.made):
+        if reader.op in ops:
+            return True
+        others = [network.producers.get(name) for name in reader.inputs if name != node.made]
+        if reader.op == "Mul" and any(other is not None and _follows(network, other, ops[:2]) for other in others):
+            return True
+        is_next = reader.op in ("Add", "Mul", "Div", "Sub") and _has_number(network, reader)
+        if is_next and reader.name not in seen:
+            seen.add(reader.name)
+            if _reaches(network, reader, ops, seen):
+                return True
+    return False
+
+
+def _follows(network: Network, node: Node, ops: tuple[str, ...], depth: int = 4) -> bool:
+    """Whether what a node makes comes from such an operator, through a few sums and products."""
+    if node.op in ops:
+        return True
+    if node.op not in ("Add", "Mul") or depth == 0:
+        return False
+    makers = [network.producers.get(name) for name in node.inputs]
+    return any(maker is not None and _follows(network, maker, ops, depth - 1) for maker in makers)
 
 
 def _counts_padding(node: Node) -> bool:

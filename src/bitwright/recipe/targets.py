@@ -68,6 +68,7 @@ class Target:
     for x86 processors without VNNI, where its sums of products may overflow.
     `signs_factors`: activations are multiplied with each other only if neither has a zero and the second is signed.
     `least_group`: convolutions in groups of fewer input channels run faster in float, but for depthwise ones.
+    `blends_numbers`: one operand of a sum or product may be a constant number.
     """
 
     name: str
@@ -81,11 +82,12 @@ class Target:
     pads_with_zero: bool = True
     signs_factors: bool = False
     least_group: int = 1
+    blends_numbers: bool = False
     has_dynamic: bool = True
     runs_dynamic: bool = True
     without_vnni: str | None = None
     linear: frozenset[str] = LINEAR
-    curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu"})
+    curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu", "HardSigmoid"})
     averages: frozenset[str] = frozenset({"AveragePool", "GlobalAveragePool"})
     needs_output: frozenset[Role] = frozenset({Role.BLEND, Role.AVERAGE, Role.JOIN, Role.CURVE})
     needs_output_ops: frozenset[str] = frozenset({"Conv"})
@@ -103,7 +105,7 @@ _IN_FLOAT = Arithmetic(products=Scaling.FLOAT, blends=Scaling.FLOAT)
 
 # Its integer kernel multiplies one small matrix for each group: 2.5 times as slow as float with groups of 4 channels,
 # 10 times with one channel that makes two, as fast from 8 channels on (measured with VNNI).
-_ORT = Target("", "ONNX Runtime", _BY_FACTOR, least_group=8)
+_ORT = Target("", "ONNX Runtime", _BY_FACTOR, least_group=8, blends_numbers=True)
 
 _OPENVINO = Target(
     "openvino",

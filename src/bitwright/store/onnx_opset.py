@@ -16,12 +16,13 @@ import onnxruntime
 from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-from bitwright.graph.onnx import constants_of, opset_of
+from bitwright.graph.onnx import constants_of, opset_of, size_of
 from bitwright.store.source_error import SourceError
 
 LOWEST_OPSET = 13  # the first in which QuantizeLinear has an axis, which per-channel weights need
 RESIZE_CHANGED = 11  # before, an output position lay at position / scale, and the neighbour below was nearest
-FREE_SIZE = 2  # what a free axis is given in the proof
+# What free axes are given in the proof, the first one and the others: small, or one sample as large as most windows.
+FREE_SIZES = ((2, 2), (1, 64))
 LARGEST_DIFFERENCE = 1e-3  # of the largest number of an output; two kernels differ by about 1e-6
 CANNOT_RUN = (
     failures.Fail,
@@ -49,11 +50,15 @@ def raise_opset(model: ModelProto, folder: Path) -> tuple[ModelProto, tuple[str,
     if opset < RESIZE_CHANGED:
         _keep_coordinates(converted)
     note = f"converted from opset {opset} to {LOWEST_OPSET}"
-    feeds = _feeds(model)
-    try:
-        before, after = _run(model, feeds, folder), _run(converted, feeds, folder)
-    except CANNOT_RUN as error:
-        reason = str(error).strip().splitlines()[0]
+    for sizes in FREE_SIZES:
+        feeds = _feeds(model, *sizes)
+        try:
+            before, after = _run(model, feeds, folder), _run(converted, feeds, folder)
+        except CANNOT_RUN as error:
+            reason = str(error).strip().splitlines()[0]
+            continue
+        break
+    else:
         return converted, (f"{note}; not proved, because the model does not run on random inputs: {reason}",)
     for value, one, other in zip(model.graph.output, before, after, strict=True):
         if not _is_same(one, other):
@@ -78,8 +83,8 @@ def _keep_coordinates(model: ModelProto) -> None:
             node.attribute.extend([*kept, mode, rounding])
 
 
-def _feeds(model: ModelProto) -> dict[str, Any]:
-    """Random numbers for every input; free axes are short. Integers, which may be indices, are 0 or 1."""
+def _feeds(model: ModelProto, first: int, others: int) -> dict[str, Any]:
+    """Random numbers for every input, with these sizes where axes are free. Integers, maybe indices, are 0 or 1."""
     draws = np.random.default_rng(0)
     constants = constants_of(model)
     feeds: dict[str, Any] = {}
@@ -87,7 +92,8 @@ def _feeds(model: ModelProto) -> dict[str, Any]:
         if value.name in constants:
             continue
         kind = value.type.tensor_type
-        shape = [dim.dim_value if dim.HasField("dim_value") else FREE_SIZE for dim in kind.shape.dim]
+        known = map(size_of, kind.shape.dim)
+        shape = [(others if axis else first) if size is None else size for axis, size in enumerate(known)]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         numbers = draws.standard_normal(shape) if dtype.kind == "f" else draws.integers(0, 2, shape)
         feeds[value.name] = np.asarray(numbers).astype(dtype)

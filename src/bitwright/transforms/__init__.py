@@ -17,10 +17,12 @@ from bitwright.transforms.copies import with_copies
 from bitwright.transforms.equalize import Equalize, Equalized, channel_ranges, rescaling
 from bitwright.transforms.fold_norm import Folded, fold_norms
 from bitwright.transforms.gains import with_gains
+from bitwright.transforms.gates import gates_in_parts
 from bitwright.transforms.layouts import one_layout_each
 from bitwright.transforms.level import Level, is_taken_by_rows
 from bitwright.transforms.means import expected_means
 from bitwright.transforms.moments import Moments, scaled_by_site
+from bitwright.transforms.numbers import numbers_into_readers
 from bitwright.transforms.pads import means_without_padding, pads_into_windows
 from bitwright.transforms.pools import means_as_pools
 from bitwright.transforms.simplify import as_constants, constant_nodes, without_copies
@@ -54,10 +56,12 @@ __all__ = [
     "expected_means",
     "expected_shift",
     "fold_norms",
+    "gates_in_parts",
     "is_taken_by_rows",
     "linear_nodes",
     "means_as_pools",
     "means_without_padding",
+    "numbers_into_readers",
     "one_layout_each",
     "open_clips",
     "own_bias",
