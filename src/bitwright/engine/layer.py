@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitwright.engine.patches import mean_patch, output_axis, patches
+from bitwright.engine.patches import mean_patch, output_axis, patches, rows_of
 from bitwright.graph.network import Node
 from bitwright.numerics import QTensor, Spec, may_cut_rows, stack_rows
 from bitwright.recipe.network import WeightStep
@@ -88,8 +88,7 @@ def round_layer(
     node: Node, weight: Tensor, spec: Spec, solver: Solver, inputs: tuple[Sequence[Tensor], Sequence[Tensor]]
 ) -> Rounded:
     """The weight of this node in codes; `inputs` are what it reads in the making and in the judging half."""
-    axis, shape = output_axis(node), tuple(weight.shape)
-    matrix = weight.float().movedim(axis, 0).reshape(shape[axis], -1)
+    shape, matrix = tuple(weight.shape), rows_of(node, weight)
     make, judge = (moments_of(node, shape, half) for half in inputs)
     groups = len(make.gram)
     split = matrix.reshape(groups, -1, matrix.shape[1])
@@ -117,16 +116,13 @@ def round_layer(
 
 def round_alone(node: Node, weight: Tensor, spec: Spec, solver: Solver, why: str = NO_COLUMNS) -> Rounded:
     """The weight of a node whose inputs are not known, rounded to nearest; no error is known. `why`: for the notes."""
-    axis = output_axis(node)
-    matrix = weight.float().movedim(axis, 0).reshape(weight.shape[axis], -1)
-    return Rounded(_nearest(matrix, spec, solver), None, 0.0, 0.0, (f"{why}: rounded to nearest",))
+    return Rounded(_nearest(rows_of(node, weight), spec, solver), None, 0.0, 0.0, (f"{why}: rounded to nearest",))
 
 
 def nearest(node: Node, step: WeightStep, weight: Tensor, solver: Solver) -> StoredWeight:
     """The weight of this node rounded to nearest, whatever it reads."""
-    axis = output_axis(node)
-    matrix = weight.float().movedim(axis, 0).reshape(weight.shape[axis], -1)
-    return StoredWeight(step.name, axis, tuple(weight.shape), _nearest(matrix, step.spec, solver), step.nodes)
+    found = _nearest(rows_of(node, weight), step.spec, solver)
+    return StoredWeight(step.name, output_axis(node), tuple(weight.shape), found, step.nodes)
 
 
 def _nearest(matrix: Tensor, spec: Spec, solver: Solver) -> QTensor:

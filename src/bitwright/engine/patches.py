@@ -22,11 +22,22 @@ POSITIONS = 1 << 15  # columns of one batch that are looked at; more of the same
 
 def output_axis(node: Node) -> int:
     """The axis of the weight along which the output channels lie (of one group, in a grouped ConvTranspose)."""
-    if node.op == "Conv":
+    if node.op in ("Conv", "LSTM"):
         return 0
     if node.op == "Gemm":
         return 0 if node.attributes.get("transB", 0) else 1
     return 1
+
+
+def rows_of(node: Node, weight: Float[Tensor, "..."]) -> Float[Tensor, "out in"]:
+    """The weight of a node as a matrix, float32: one row for each slice along its output axis.
+
+    Those of a recurrent operator, [directions, gates, inputs], have one for each gate of each direction.
+    """
+    if node.op == "LSTM":
+        return weight.float().reshape(-1, weight.shape[-1])
+    axis = output_axis(node)
+    return weight.float().movedim(axis, 0).reshape(weight.shape[axis], -1)
 
 
 def groups_of(node: Node) -> int:

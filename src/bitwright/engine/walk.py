@@ -6,7 +6,7 @@ passed through codes; its bias takes back what rounding did to the mean. Then th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -87,19 +87,22 @@ class _Walk:
     def run(self, samples: Samples, on_step: OnStep) -> None:
         plan = self.task.plan
         batches = list(samples.dealt(WALKED, BATCH).batches(BATCH))
-        steps = {name: step for step in plan.weights for name in step.nodes}
+        steps: dict[str, list[WeightStep]] = {}
+        for step in plan.weights:
+            for name in step.nodes:
+                steps.setdefault(name, []).append(step)
         taken = {name: (through(point), point.readers) for name, point in self.task.points.items()}
         walk = NodeWalk(OnnxRunner(self.task.source), batches, taken)
         for node in self.network.nodes:
             if node.name not in steps:
                 walk.advance(node)
                 continue
-            step = steps[node.name]
-            if step.name not in self.weights:
-                self._round(node, step, walk)
-                on_step(Step("round", len(self.weights), len(plan.weights)))
-            offset = self.offsets.get(node.name)
-            walk.advance(node, change_of(self.network, node, self.weights[step.name], offset))
+            for step in steps[node.name]:
+                if step.name not in self.weights:
+                    self._round(node, step, walk)
+                    on_step(Step("round", len(self.weights), len(plan.weights)))
+            held = [self.weights[step.name] for step in steps[node.name]]
+            walk.advance(node, change_of(self.network, node, held, self.offsets.get(node.name)))
 
     def _round(self, node: Node, step: WeightStep, walk: NodeWalk) -> None:
         weight = self.task.source.read([step.name])[step.name]
@@ -118,19 +121,20 @@ class _Walk:
             self.offsets[node.name] = found.offset
 
 
-def change_of(network: Network, node: Node, weight: StoredWeight, offset: Tensor | None) -> Change:
-    """What a node runs with once its weight is rounded."""
+def change_of(network: Network, node: Node, weights: Sequence[StoredWeight], offset: Tensor | None) -> Change:
+    """What a node runs with once its weights are rounded."""
     shaped = None if offset is None else shaped_offset(network, node, offset)
-    return Change({weight.name: weight.dequantize()}, shaped)
+    return Change({weight.name: weight.dequantize() for weight in weights}, shaped)
 
 
 def changes_of(network: Network, walked: Walked) -> dict[str, Change]:
     """What every node runs with that has a weight in codes, by its name."""
     found = {}
     for node in network.nodes:
-        for weight in (walked.weights.get(name) for name in node.inputs):
-            if weight is not None and node.name in weight.nodes:
-                found[node.name] = change_of(network, node, weight, walked.offsets.get(node.name))
+        known = [walked.weights[name] for name in node.inputs if name in walked.weights]
+        held = [weight for weight in known if node.name in weight.nodes]
+        if held:
+            found[node.name] = change_of(network, node, held, walked.offsets.get(node.name))
     return found
 
 

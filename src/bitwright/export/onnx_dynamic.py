@@ -16,6 +16,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_draft import OnnxDraft
+from bitwright.export.onnx_recurrent import add_recurrent
 from bitwright.graph.network import Node
 from bitwright.numerics import Int
 from bitwright.store.quantized import QuantizedNetwork, StoredWeight
@@ -33,7 +34,10 @@ class DynamicGraph:
     def build(self) -> OnnxDraft:
         """The graph with all products of constant weights in integers."""
         nodes = {node.name: node for node in self.draft.network.nodes}
+        recurrent = add_recurrent(self.draft, self.quantized)
         for weight in self.quantized.weights.values():
+            if weight.name in recurrent:
+                continue
             check_weight(weight)
             turned = weight.axis == 0 and len(weight.shape) == 2
             codes, scale = weight.shaped(weight.qtensor.codes), weight.scale

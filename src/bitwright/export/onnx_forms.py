@@ -14,6 +14,7 @@ from bitwright.export.onnx_blocked import export_blocked
 from bitwright.export.onnx_dynamic import export_dynamic
 from bitwright.export.onnx_nbits import export_nbits
 from bitwright.export.onnx_qdq import export_qdq
+from bitwright.export.onnx_recurrent import has_recurrent
 from bitwright.store.quantized import QuantizedNetwork
 
 
@@ -33,7 +34,7 @@ def export_onnx(network: QuantizedNetwork, path: Path, form: OnnxForm = OnnxForm
                 f"activations in codes: use --to {OnnxForm.STANDARD.value}"
             )
         export_nbits(network, path)
-    elif not network.points:
+    elif not network.points and not has_recurrent(network):
         export_blocked(network, path)
     elif any(point.is_dynamic for point in network.points.values()):
         export_dynamic(network, path)

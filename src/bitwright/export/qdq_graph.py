@@ -24,6 +24,7 @@ from onnx import helper
 from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
+from bitwright.export.onnx_recurrent import add_recurrent
 from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Node
 from bitwright.numerics import Float8, Int, Spec
@@ -47,8 +48,10 @@ class QdqGraph:
 
     def build(self) -> OnnxDraft:
         """The graph with all quantizers in it."""
-        for weight in self.quantized.weights.values():
-            self._add_weight(weight)
+        recurrent = add_recurrent(self.draft, self.quantized)
+        for name, weight in self.quantized.weights.items():
+            if name not in recurrent:
+                self._add_weight(weight)
         for reader, (bias, steps) in self.quantized.biased().items():
             self._add_bias(reader, bias, steps)
         for point in self.quantized.points.values():

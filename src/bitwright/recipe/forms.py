@@ -38,16 +38,20 @@ def place_products(
     """
     floats: dict[str, str] = {}
     readers: dict[str, list[str]] = {}
+    recurrent: dict[str, Role] = {}
     for node in network.nodes:
         reason = (is_kept or {}).get(node.name) or _reason(network, node, target, dynamic)
         if reason:
             floats[node.name] = reason
+        elif node.op in target.recurrent:
+            recurrent[node.name] = Role.RECURRENT
         else:
             readers.setdefault(node.inputs[0], []).append(node.name)
     points: tuple[Point, ...] = ()
     if dynamic is not None:
         points = tuple(Point(value, dynamic, value, tuple(nodes), True) for value, nodes in readers.items())
-    return Placement(points, {name: Role.LINEAR for nodes in readers.values() for name in nodes}, floats)
+    linear = {name: Role.LINEAR for nodes in readers.values() for name in nodes}
+    return Placement(points, linear | recurrent, floats)
 
 
 def columns_of(network: Network, node: Node) -> int:
@@ -82,7 +86,7 @@ def _reason(network: Network, node: Node, target: Target, dynamic: Spec | None) 
     role, reason = role_of(network, node, target)
     if role is Role.FLOAT:
         return reason
-    if role is Role.LINEAR and node.op in PRODUCTS:
+    if (role is Role.LINEAR and node.op in PRODUCTS) or (role is Role.RECURRENT and dynamic is not None):
         return ""
     if role is Role.LINEAR and dynamic is not None:
         return f"{target.engine} runs a {node.op} whose activations are quantized as it runs slower than in float"

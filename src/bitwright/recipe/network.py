@@ -17,7 +17,7 @@ from bitwright.graph.network import Network, Node
 from bitwright.numerics import PER_ROW, PER_TENSOR, AbsMax, AbsMse, Float8, Int, Spec, per_group
 from bitwright.recipe.forms import GROUPS, Activations, columns_of, group_for, place_products, ragged_rows
 from bitwright.recipe.points import Placement, place
-from bitwright.recipe.roles import in_small_groups
+from bitwright.recipe.roles import in_small_groups, recurrent_weights
 from bitwright.recipe.targets import Role, Target, find_target
 from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Solver
 
@@ -157,28 +157,43 @@ def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str,
     if unknown:
         raise NetworkPlanError(f"{unknown[0]}: asked to stay float, but the network has no node of this name")
     asked = dict.fromkeys(recipe.keep, "asked to stay float")
-    kept = (in_small_groups(network, target) if recipe.runs_in_integers else {}) | asked
+    kept = _slow(network, recipe, target) | asked
     placement = _placed(network, recipe, target, kept)
     if not _linear(network, placement):  # better slow than refused
         kept, placement = asked, _placed(network, recipe, target, asked)
     ends = _linear(network, placement)
     if relieved:
         placement = _placed(network, recipe, target, kept | dict(relieved))
-    linear = _linear(network, placement)
-    if not linear:
+    linear, recurrent = _linear(network, placement), _recurrent(network, placement)
+    if not linear and not recurrent:
         reasons = sorted(set(placement.floats.values()))
         raise NetworkPlanError(
             f"no operator of this network can run in integers on {target.name}: {'; '.join(reasons[:4])}"
         )
-    edges = {ends[0].name, ends[-1].name} if recipe.activations is Activations.STATIC else set()
+    edges = {ends[0].name, ends[-1].name} if ends and recipe.activations is Activations.STATIC else set()
     if recipe.has_two_widths:
         placement = _narrowed(network, placement, edges, recipe)
-    return NetworkPlan(target, _weights(network, linear, edges, recipe), placement)
+    steps = (*_weights(network, linear, edges, recipe), *_recurrent_weights(recurrent, target))
+    return NetworkPlan(target, steps, placement)
 
 
 def _linear(network: Network, placement: Placement) -> list[Node]:
     """The linear operators that run in integers."""
     return [node for node in network.nodes if placement.integer.get(node.name) is Role.LINEAR]
+
+
+def _recurrent(network: Network, placement: Placement) -> list[Node]:
+    """The recurrent operators that run in integers."""
+    return [node for node in network.nodes if placement.integer.get(node.name) is Role.RECURRENT]
+
+
+def _slow(network: Network, recipe: NetworkRecipe, target: Target) -> dict[str, str]:
+    """Operators that stay float because their integer forms are slow, or not for this recipe; and why."""
+    if recipe.runs_in_integers:
+        return in_small_groups(network, target)
+    if recipe.activations is Activations.FLOAT:
+        return {}
+    return {node.name: "it takes integers of 8 bits only" for node in network.nodes if node.op in target.recurrent}
 
 
 def _placed(network: Network, recipe: NetworkRecipe, target: Target, kept: Mapping[str, str]) -> Placement:
@@ -207,6 +222,16 @@ def _weights(network: Network, linear: list[Node], edges: set[str], recipe: Netw
         bits = recipe.edge_bits if edges & set(held) else recipe.weight_bits
         steps.append(WeightStep(name, _spec(recipe, bits, columns_of(network, nodes[0])), held))
     return tuple(steps)
+
+
+def _recurrent_weights(nodes: list[Node], target: Target) -> tuple[WeightStep, ...]:
+    """Both weights of every recurrent operator: what engines take, whatever the recipe has for others."""
+    readers: dict[str, list[str]] = {}
+    for node in nodes:
+        for name in recurrent_weights(node):
+            readers.setdefault(name, []).append(node.name)
+    spec = Spec(Int(target.weight_bits), PER_ROW)
+    return tuple(WeightStep(name, spec, tuple(dict.fromkeys(held))) for name, held in readers.items())
 
 
 def _spec(recipe: NetworkRecipe, bits: int, columns: int) -> Spec:

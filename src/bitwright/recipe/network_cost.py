@@ -17,6 +17,7 @@ from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Network, Node
 from bitwright.numerics import Tile
 from bitwright.recipe.network import NetworkPlan, NetworkRecipe, WeightStep
+from bitwright.recipe.roles import recurrent_weights
 from bitwright.recipe.targets import Role
 from bitwright.solvers import BlockSolver
 
@@ -24,6 +25,9 @@ WALKED = 64  # samples, as engine.walk
 JUDGED = 32  # samples, as engine.judge
 BATCH = 16  # samples, as engine.judge
 LENGTH = 128  # assumed of an axis whose size nothing says, such as the tokens of a text
+
+MULTIPLY = (Role.LINEAR, Role.PRODUCT, Role.RECURRENT)
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 _BASE = 420 << 20  # Python with torch, ONNX and ONNX Runtime
 _COPIES = 2  # of the float weights: two sessions, or a session and the numbers that gradients go through
@@ -82,7 +86,7 @@ def predict_network(
     before, after = weight_bytes(network, plan)
     total = sum(_bytes(network, name) for name in network.constants)
     counts = products(network, sizes)
-    integer = sum(n for name, n in counts.items() if plan.placement.integer.get(name) in (Role.LINEAR, Role.PRODUCT))
+    integer = sum(n for name, n in counts.items() if plan.placement.integer.get(name) in MULTIPLY)
     return Cost(
         bytes=total - before + after,
         bytes_before=total,
@@ -114,14 +118,16 @@ def weight_bytes(network: Network, plan: NetworkPlan) -> tuple[int, int]:
 def matrix_of(network: Network, step: WeightStep) -> tuple[int, int]:
     """The weight as a matrix of one row for each output channel."""
     node = next(node for node in network.nodes if node.name == step.nodes[0])
-    linear = linear_of(network, node)
-    assert linear is not None
     count = _numel(network, step.name)
+    if step.name in recurrent_weights(node) and (linear := linear_of(network, node)) is None:
+        inputs = (network.values[step.name].shape or (1,))[-1] or 1
+        return count // inputs, inputs
+    assert linear is not None
     return linear.outputs, count // linear.outputs
 
 
 def products(network: Network, sizes: Sizes) -> dict[str, int]:
-    """By linear operator or product of activations, how many multiplications one sample takes."""
+    """By linear or recurrent operator or product of activations, how many multiplications one sample takes."""
     found = {}
     for node in network.nodes:
         linear = linear_of(network, node)
@@ -129,6 +135,10 @@ def products(network: Network, sizes: Sizes) -> dict[str, int]:
             is_spread = node.op == "ConvTranspose"
             side, channels = (node.inputs[0], linear.inputs) if is_spread else (linear.output, linear.outputs)
             found[node.name] = sizes.get(side, 0) * _numel(network, linear.weight) // channels
+        elif node.op in RECURRENT:
+            reads = (network.values[node.inputs[1]].shape or (1,))[-1] or 1
+            once = sum(_numel(network, name) for name in recurrent_weights(node))
+            found[node.name] = sizes.get(node.inputs[0], 0) // reads * once
         elif node.op == "MatMul":
             shape = network.values[node.inputs[0]].shape
             inner = LENGTH if not shape or shape[-1] is None else shape[-1]

@@ -98,7 +98,7 @@ class _Walk:
     def _wants(self, node: Node) -> tuple[str, ...]:
         """Which of a node's inputs it wants in codes, given what is wanted of its outputs."""
         role = self.roles[node.name]
-        if role is Role.FLOAT:
+        if role in (Role.FLOAT, Role.RECURRENT):
             return ()
         if role in (Role.LINEAR, Role.PRODUCT) or any(name in self.wanted for name in node.outputs):
             return self._activations(node)
@@ -115,7 +115,7 @@ class _Walk:
         role = self.roles[node.name]
         if role in (Role.LINEAR, Role.PRODUCT):
             return True
-        if role is Role.FLOAT or not any(name in self.offered for name in self._activations(node)):
+        if role in (Role.FLOAT, Role.RECURRENT) or not any(name in self.offered for name in self._activations(node)):
             return False
         return role in (Role.MOVE, Role.CLAMP) or any(name in self.wanted for name in node.outputs)
 
@@ -229,14 +229,16 @@ class _Walk:
         return {
             node.name: self.roles[node.name]
             for node in self.network.nodes
-            if node.made in self.offered and self.roles[node.name] is not Role.FLOAT
+            if (node.made in self.offered and self.roles[node.name] is not Role.FLOAT)
+            or self.roles[node.name] is Role.RECURRENT
         }
 
     def _floats(self) -> dict[str, str]:
         """Why each node that stays float does."""
         reasons = dict(self.floats)
         for node in self.network.nodes:
-            if node.made in self.offered or node.name in reasons:
+            is_recurrent = self.roles[node.name] is Role.RECURRENT
+            if is_recurrent or node.made in self.offered or node.name in reasons:
                 continue
             wanted = any(name in self.wanted for name in node.outputs)
             reasons[node.name] = "what it reads is float" if wanted else "what it makes is only read by float operators"

@@ -26,6 +26,8 @@ def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
         return Role.FLOAT, f"it makes {network.values[node.made].dtype}, not float32"
     if node.op in LINEAR or node.op in target.linear or node.op == "ConvTranspose":
         return _linear(network, node, target)
+    if node.op in target.recurrent:
+        return _recurrent(network, node)
     role = _named(node, target)
     if role is None:
         return Role.FLOAT, f"{target.engine} has no integer {node.op}"
@@ -120,6 +122,22 @@ def _named(node: Node, target: Target) -> Role | None:
     if node.op in target.curves:
         return Role.CURVE
     return {"Add": Role.BLEND, "Mul": Role.BLEND, "Concat": Role.JOIN}.get(node.op)
+
+
+def recurrent_weights(node: Node) -> tuple[str, ...]:
+    """The two weights of a recurrent operator: of what it reads and of its state, [directions, gates, inputs] each."""
+    return node.inputs[1:3]
+
+
+def _recurrent(network: Network, node: Node) -> tuple[Role, str]:
+    if not all(
+        name in network.constants and None not in (network.values[name].shape or (None,))
+        for name in recurrent_weights(node)
+    ):
+        return Role.FLOAT, "its weights are no constants"
+    if node.attributes.get("layout", 0):
+        return Role.FLOAT, "it reads batches first, which the integer one does not"
+    return Role.RECURRENT, ""
 
 
 def _linear(network: Network, node: Node, target: Target) -> tuple[Role, str]:

@@ -22,6 +22,7 @@ class Role(Enum):
 
     LINEAR = "linear"  # a constant weight times an activation
     PRODUCT = "product"  # one activation times another
+    RECURRENT = "recurrent"  # constant weights times an activation and a state, which are put into codes step by step
     BLEND = "blend"  # a sum or product element by element, on a scale of its own
     AVERAGE = "average"  # a mean over positions, on a scale of its own
     JOIN = "join"  # parts put side by side
@@ -68,7 +69,8 @@ class Target:
     for x86 processors without VNNI, where its sums of products may overflow.
     `signs_factors`: activations are multiplied with each other only if neither has a zero and the second is signed.
     `least_group`: convolutions in groups of fewer input channels run faster in float, but for depthwise ones.
-    `blends_numbers`: one operand of a sum or product may be a constant number.
+    `blends_numbers`: one operand of a sum or product may be a constant number. `recurrent`: operators that it runs with
+    weights in codes and activations whose ranges it finds at each step.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Target:
     runs_dynamic: bool = True
     without_vnni: str | None = None
     linear: frozenset[str] = LINEAR
+    recurrent: frozenset[str] = frozenset()
     curves: frozenset[str] = frozenset({"Sigmoid", "LeakyRelu", "HardSigmoid"})
     averages: frozenset[str] = frozenset({"AveragePool", "GlobalAveragePool"})
     needs_output: frozenset[Role] = frozenset({Role.BLEND, Role.AVERAGE, Role.JOIN, Role.CURVE})
@@ -105,7 +108,7 @@ _IN_FLOAT = Arithmetic(products=Scaling.FLOAT, blends=Scaling.FLOAT)
 
 # Its integer kernel multiplies one small matrix for each group: 2.5 times as slow as float with groups of 4 channels,
 # 10 times with one channel that makes two, as fast from 8 channels on (measured with VNNI).
-_ORT = Target("", "ONNX Runtime", _BY_FACTOR, least_group=8, blends_numbers=True)
+_ORT = Target("", "ONNX Runtime", _BY_FACTOR, least_group=8, blends_numbers=True, recurrent=frozenset({"LSTM"}))
 
 _OPENVINO = Target(
     "openvino",

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
+from bitwright.graph.linear_node import linear_of
 from bitwright.numerics import Int, Params, QTensor, Spec
 from bitwright.store.onnx_source import OnnxSource
 
@@ -117,6 +118,8 @@ class QuantizedNetwork:
         found = {}
         for node in self.source.network().nodes:
             if node.name not in self.integer or len(node.inputs) < 3 or not node.inputs[2]:
+                continue
+            if linear_of(self.source.network(), node) is None:
                 continue
             weight, point = self.weights.get(node.inputs[1]), self.points.get(node.inputs[0])
             if weight is not None and point is not None and point.params is not None and weight.is_integer:
