@@ -270,7 +270,7 @@ def recurrent_with_outputs_left_out() -> Graph:
         node("Transpose", ["x"], ["a"], perm=[1, 0, 2]),
         node("LSTM", ["a", *weights, "", s.random(1, 1, 4)], ["", "last"], hidden_size=4),
         node("Squeeze", ["last", s.integers(0)], ["b"]),
-        node("MatMul", ["b", s.random(4, 3)], ["y"]),
+        node("MatMul", ["b", s.random(4, 200)], ["y"]),
     ]
     return model(nodes, s, (1, 6, 5)), rows(6, 5)
 
