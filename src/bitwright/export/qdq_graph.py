@@ -139,7 +139,8 @@ class QdqGraph:
         if point is None or not isinstance(point.spec.format, Int):
             return
         name = node.inputs[places[0]]
-        self._add_constant(name, (node.name,), places[0], self._number(name, name, point.spec.format.signed), {})
+        number = float(self.quantized.source.read([name])[name].reshape(()))
+        self._add_constant(name, (node.name,), places[0], self._number(name, number, point), {})
 
     def _add_gate(self, node: Node) -> None:
         """Make a sum in codes of a HardSigmoid, if the codes of what it makes end where it is cut."""
@@ -156,7 +157,7 @@ class QdqGraph:
             return
         scale = draft.store(f"{node.name}.slope", slope * point.params.scale.reshape(()).float())
         line, number = draft.fresh(f"{node.name}.line"), draft.fresh(f"{node.name}.number")
-        stored = self._number(number, torch.tensor(offset), point.spec.format.signed)
+        stored = self._number(number, offset, point)
         held = [codes, scale, self._scale(point)[1]], stored
         for inputs, name in zip(held, (line, number), strict=True):
             draft.before(node.name, helper.make_node("DequantizeLinear", inputs, [name], f"{name}.dequantize"))
@@ -164,15 +165,18 @@ class QdqGraph:
         del proto.attribute[:]
         proto.input[:] = [line, number]
 
-    def _number(self, name: str, held: str | Tensor, is_signed: bool) -> list[str]:
-        """The names of code, scale and zero of a constant with one number, as it is or by its name."""
-        numbers = self.quantized.source.read([held])[held] if isinstance(held, str) else held
-        number = float(numbers.reshape(()))
+    def _number(self, name: str, number: float, beside: StoredPoint) -> list[str]:
+        """The names of code, scale and zero of a number that meets the codes of a point.
+
+        It has as many axes as they have: ONNX Runtime is up to 50 times slower where axes of length 1 meet none.
+        """
+        assert isinstance(beside.spec.format, Int)
+        shape = self.draft.network.values[beside.value].shape or ()
         code = 0 if number == 0 else NUMBER if number > 0 else -NUMBER
-        zero = 0 if is_signed or code >= 0 else NUMBER
-        dtype = torch.int8 if is_signed else torch.uint8
+        zero = 0 if beside.spec.format.signed or code >= 0 else NUMBER
+        dtype = torch.int8 if beside.spec.format.signed else torch.uint8
         parts = {
-            "code": torch.full(tuple(numbers.shape), code + zero, dtype=dtype),
+            "code": torch.full([1] * len(shape), code + zero, dtype=dtype),
             "scale": torch.tensor(abs(number) / NUMBER if number else 1.0),
             "zero": torch.tensor(zero, dtype=dtype),
         }
