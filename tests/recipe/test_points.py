@@ -258,3 +258,63 @@ def as_float32(net: Network) -> Network:
     """The same with float32 in the place of float64."""
     values = {name: replace(value, dtype="float32") for name, value in net.values.items()}
     return replace(net, values=values)
+
+
+def numbered(s: Sketch, x: str) -> str:
+    return s.add("Mul", s.add("Add", s.add("Relu", x), s.number(0.5)), s.number(2.0))
+
+
+def gelu(s: Sketch, x: str) -> str:
+    erf = s.add("Add", s.add("Erf", s.add("Div", x, s.number(2**0.5))), s.number(1.0))
+    return s.add("Mul", s.add("Mul", x, erf), s.number(0.5))
+
+
+def gelu_halved_first(s: Sketch, x: str) -> str:
+    erf = s.add("Add", s.add("Erf", s.add("Mul", x, s.number(2**-0.5))), s.number(1.0))
+    return s.add("Mul", s.add("Mul", x, s.number(0.5)), erf)
+
+
+def gelu_by_tanh(s: Sketch, x: str) -> str:
+    cubed = s.add("Mul", s.add("Mul", s.add("Mul", x, x), x), s.number(0.044715))
+    tanh = s.add("Tanh", s.add("Mul", s.add("Add", x, cubed), s.number(0.8)))
+    return s.add("Mul", s.add("Mul", x, s.add("Add", tanh, s.number(1.0))), s.number(0.5))
+
+
+def quick_gelu(s: Sketch, x: str) -> str:
+    return s.add("Mul", x, s.add("Sigmoid", s.add("Mul", x, s.number(1.702))))
+
+
+def between(write: Any, target: str, dtype: str = "float32") -> dict[str, bool]:
+    """By operator with a number, whether it runs in integers between two matrix products."""
+    s = Sketch()
+    made = write(s, s.add("MatMul", s.input(2, 8), s.weight(8, 8)))
+    network, _ = s.done(s.add("MatMul", made, s.weight(8, 4)))
+    values = {name: replace(value, dtype=dtype) for name, value in network.values.items()}
+    network = replace(network, values=values)
+    chosen = find_target(target)
+    placement = place(network, chosen, chosen.activation())
+    inner = [node for node in network.nodes if node.op in ("Add", "Mul")]
+    with_numbers = [node for node in inner if any(name in network.constants for name in node.inputs)]
+    assert with_numbers
+    return {node.name: node.name in placement.integer for node in with_numbers}
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_numbers_run_in_integers_where_the_engine_has_them(target: str) -> None:
+    assert set(between(numbered, target).values()) == {TARGETS[target].blends_numbers}
+
+
+@pytest.mark.parametrize("write", [gelu, gelu_halved_first, gelu_by_tanh, quick_gelu])
+def test_a_curve_in_parts_keeps_its_numbers_in_float(write: Any) -> None:
+    assert not any(between(write, "x86-vnni").values())
+
+
+def test_a_convolution_of_one_channel_stays_float_where_integers_are_slow() -> None:
+    s = Sketch()
+    x = s.input(1, 1, 1, 64)
+    one = s.add("Conv", x, s.weight(1, 1, 1, 16))
+    network, _ = s.done(s.add("Conv", one, s.weight(8, 1, 1, 16)))
+    network = replace(network, values={n: replace(v, dtype="float32") for n, v in network.values.items()})
+    for target, is_integer in (("x86-vnni", [False, True]), ("openvino", [True, True])):
+        integer = plan_network(network, NetworkRecipe(target=target)).placement.integer
+        assert [node.name in integer for node in network.nodes] == is_integer
