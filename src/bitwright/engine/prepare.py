@@ -22,11 +22,12 @@ from bitwright.engine.trial import Trial
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.channels import Read
 from bitwright.recipe.network import NetworkRecipe, divided_readers
+from bitwright.recipe.targets import find_target
 from bitwright.store.checkpoints import NUMBER, TENSORS, Checkpoints
 from bitwright.store.onnx_rewrite import write_edited
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.sample_set import Samples
-from bitwright.transforms import with_copies
+from bitwright.transforms import slopes_in_parts, with_copies
 
 FLOAT = "float.onnx"
 DRAFT = "draft.onnx"
@@ -58,9 +59,11 @@ def without_trials(source: OnnxSource, recipe: NetworkRecipe, out: Path) -> Onnx
 
 
 def _written(source: OnnxSource, draft: Draft, recipe: NetworkRecipe, path: Path) -> OnnxSource:
-    """A draft as a file, with copies of values that have more than one number of bits."""
+    """A draft as a file, with copies of values that have more than one number of bits, in the engine's faster parts."""
     divided = divided_readers(draft.network, recipe)
     draft = draft.edited(with_copies(draft.network, divided))
+    if find_target(recipe.target).splits_slopes:
+        draft = draft.edited(slopes_in_parts(draft.network, draft.constants))
     return write_edited(source, draft.network, draft.changed, path)
 
 

@@ -70,7 +70,7 @@ class Target:
     `signs_factors`: activations are multiplied with each other only if neither has a zero and the second is signed.
     `least_group`: convolutions in groups of fewer input channels run faster in float, but for depthwise ones.
     `blends_numbers`: one operand of a sum or product may be a constant number. `recurrent`: operators that it runs with
-    weights in codes and activations whose ranges it finds at each step.
+    weights in codes and activations whose ranges it finds at each step. `splits_slopes`: PRelu is faster in parts.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Target:
     signs_factors: bool = False
     least_group: int = 1
     blends_numbers: bool = False
+    splits_slopes: bool = False
     has_dynamic: bool = True
     runs_dynamic: bool = True
     without_vnni: str | None = None
@@ -108,7 +109,15 @@ _IN_FLOAT = Arithmetic(products=Scaling.FLOAT, blends=Scaling.FLOAT)
 
 # Its integer kernel multiplies one small matrix for each group: 2.5 times as slow as float with groups of 4 channels,
 # 10 times with one channel that makes two, as fast from 8 channels on (measured with VNNI).
-_ORT = Target("", "ONNX Runtime", _BY_FACTOR, least_group=8, blends_numbers=True, recurrent=frozenset({"LSTM"}))
+_ORT = Target(
+    "",
+    "ONNX Runtime",
+    _BY_FACTOR,
+    least_group=8,
+    blends_numbers=True,
+    splits_slopes=True,
+    recurrent=frozenset({"LSTM"}),
+)
 
 _OPENVINO = Target(
     "openvino",

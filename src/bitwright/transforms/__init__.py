@@ -26,6 +26,7 @@ from bitwright.transforms.numbers import numbers_into_readers
 from bitwright.transforms.pads import means_without_padding, pads_into_windows
 from bitwright.transforms.pools import means_as_pools
 from bitwright.transforms.simplify import as_constants, constant_nodes, without_copies
+from bitwright.transforms.slopes import slopes_in_parts
 from bitwright.transforms.smooth import Smooth, activation_ranges, search_alpha
 from bitwright.transforms.transform import Affine, Edit, Rewrite, plus, times
 
@@ -73,6 +74,7 @@ __all__ = [
     "times",
     "with_copies",
     "with_gains",
+    "slopes_in_parts",
     "without_bounds",
     "without_copies",
 ]
