@@ -113,3 +113,14 @@ def test_a_constant_that_is_no_line_or_takes_all_away_stays(numbers: torch.Tenso
     x = s.conv(s.input(2, 3, 5, 5), 4, 3)
     network, constants = s.done(s.add("Mul", x, s.constant(numbers.double())))
     assert fold_norms(network, constants).edit.steps == ()
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_a_constant_that_makes_more_channels_of_one_stays(op: str) -> None:
+    s = Sketch()
+    x = s.conv(s.input(2, 3, 5, 5), 1, 3)
+    network, constants = s.done(s.add(op, x, s.weight(4, 1, 1)))
+    assert fold_norms(network, constants).edit.steps == ()
+    s = Sketch()
+    network, constants = s.done(s.add(op, s.add("MatMul", s.input(2, 3), s.weight(3, 1)), s.weight(5)))
+    assert fold_norms(network, constants).edit.steps == ()

@@ -19,7 +19,7 @@ from bitwright.store.quantized import QuantizedNetwork
 DOMAIN, VERSION = "com.microsoft", 1
 OPERATORS = {"LSTM": "DynamicQuantizeLSTM"}
 FIRST, LAST = 1, 8  # the place of the first weight, and how many inputs the float operator can have
-UNKNOWN_THERE = ("layout",)  # attributes that say what is assumed there
+UNKNOWN = ("layout",)  # an attribute that it lacks; only its default comes here
 
 
 def has_recurrent(quantized: QuantizedNetwork) -> bool:
@@ -53,7 +53,7 @@ def add_recurrent(draft: OnnxDraft, quantized: QuantizedNetwork) -> frozenset[st
         inputs = [*proto.input, *[""] * (LAST - len(proto.input))]
         inputs[FIRST : FIRST + 2] = [codes for codes, _, _ in parts]
         proto.input[:] = [*inputs, *[name for _, scale, zero in parts for name in (scale, zero)]]
-        kept = [attribute for attribute in proto.attribute if attribute.name not in UNKNOWN_THERE]
+        kept = [attribute for attribute in proto.attribute if attribute.name not in UNKNOWN]
         del proto.attribute[:]
         proto.attribute.extend(kept)
         draft.replace(node.name, [proto])

@@ -116,7 +116,8 @@ def _number(network: Network, constants: Mapping[str, Tensor], node: Node, value
         raise _Stays("its numbers are not known, or not finite")
     sizes = [1] * (len(shape) - numbers.dim()) + list(numbers.shape)
     axis = linear.axis % len(shape)
-    if len(sizes) != len(shape) or any(size != 1 for at, size in enumerate(sizes) if at != axis):
+    is_along = len(sizes) == len(shape) and sizes[axis] in (1, linear.outputs)
+    if not is_along or any(size != 1 for at, size in enumerate(sizes) if at != axis):
         raise _Stays("its numbers do not lie along the channels")
     numbers, one = numbers.reshape(-1).expand(linear.outputs), torch.ones(linear.outputs, dtype=torch.float64)
     if node.op in ("Mul", "Div"):
