@@ -119,10 +119,10 @@ def matrix_of(network: Network, step: WeightStep) -> tuple[int, int]:
     """The weight as a matrix of one row for each output channel."""
     node = next(node for node in network.nodes if node.name == step.nodes[0])
     count = _numel(network, step.name)
-    if step.name in recurrent_weights(node) and (linear := linear_of(network, node)) is None:
+    linear = linear_of(network, node)
+    if linear is None:  # of a recurrent operator: its last axis is what each row reads
         inputs = (network.values[step.name].shape or (1,))[-1] or 1
         return count // inputs, inputs
-    assert linear is not None
     return linear.outputs, count // linear.outputs
 
 
