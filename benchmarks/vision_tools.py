@@ -89,10 +89,12 @@ def peers(task: Task, python: str) -> list[Tool]:
     if "int8_per_tensor" in task.reach:
         scripts["onnxruntime per tensor"] = ("ort_static.py", "--per-tensor")
     form = ("--transformer",) if task.is_transformer else ()
-    return [_peer(name, python, *script, *form) for name, script in scripts.items()]
+    return [peer(name, python, *script, *form) for name, script in scripts.items()]
 
 
-def _peer(name: str, python: str, script: str, *options: str) -> Tool:
+def peer(name: str, python: str, script: str, *options: str) -> Tool:
+    """A script of `peers/`, run by this Python."""
+
     def command(model: Path, samples: Path, out: Path) -> list[str]:
         return [python, str(HERE / "peers" / script), str(model), str(samples), str(out), *options]
 

@@ -23,11 +23,11 @@ STRIDE = 4  # batches at most
 class Reader(CalibrationDataReader):
     """Batches of samples, all or those of a range."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, batch: int = BATCH) -> None:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
         count = len(next(iter(arrays.values())))
-        self._batches = [{k: v[i : i + BATCH] for k, v in arrays.items()} for i in range(0, count, BATCH)]
+        self._batches = [{k: v[i : i + batch] for k, v in arrays.items()} for i in range(0, count, batch)]
         self.set_range(0, len(self._batches))
 
     def __len__(self) -> int:
@@ -46,9 +46,10 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--method", choices=[m.name for m in CalibrationMethod], default="MinMax")
     parser.add_argument("--per-tensor", action="store_true")
+    parser.add_argument("--batch", type=int, default=BATCH, help="samples at once")
     parser.add_argument("--transformer", action="store_true", help="whose shapes its symbolic inference cannot follow")
     arguments = parser.parse_args()
-    reader = Reader(arguments.calibration)
+    reader = Reader(arguments.calibration, arguments.batch)
     stride = next(size for size in range(STRIDE, 0, -1) if len(reader) % size == 0)
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
