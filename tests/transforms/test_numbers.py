@@ -76,3 +76,11 @@ def test_a_number_behind_a_swish_goes() -> None:
     after, numbers = numbers_into_readers(network, constants).apply(network, constants)
     assert Counter(node.op for node in after.nodes)["Mul"] == 1
     assert moved(run(network, constants, FEEDS), run(after, numbers, FEEDS)) < 1e-12
+
+
+def test_a_factor_of_zero_leaves_weights_alone() -> None:
+    s = Sketch()
+    network, constants = s.done(s.conv(line(s, activation(s), 0.0, 1.0), 2, 4, 1))
+    after, numbers = numbers_into_readers(network, constants).apply(network, constants)
+    assert "Mul" in {node.op for node in after.nodes}
+    assert moved(run(network, constants, FEEDS), run(after, numbers, FEEDS)) < 1e-12

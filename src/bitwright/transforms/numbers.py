@@ -68,7 +68,7 @@ def _exchanged(network: Network, constants: Mapping[str, Tensor], node: Node) ->
     """A product before a sum, which cannot move, after it: the readers of the sum then take the number."""
     found = _number(network, constants, node)
     behind = network.readers(node.made)
-    if node.op != "Mul" or found is None or found[1] == 0 or len(behind) != 1 or node.made in network.outputs:
+    if node.op != "Mul" or found is None or len(behind) != 1 or node.made in network.outputs:
         return None
     (value, number), add = found, behind[0][0]
     if add.domain or add.op != "Add" or (readers := _readers(network, add.made)) is None:
@@ -96,7 +96,7 @@ def _number(network: Network, constants: Mapping[str, Tensor], node: Node) -> tu
         if None in shapes or len(shapes[1] or ()) > len(shapes[0] or ()) or not _is_activation(network, value):
             return None
         number = float(constants[name])
-        return (value, number) if isfinite(number) else None
+        return (value, number) if isfinite(number) and (number or node.op == "Add") else None
     return None
 
 
