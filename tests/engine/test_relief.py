@@ -66,6 +66,14 @@ def test_a_value_that_makes_most_of_the_error_is_relieved_and_named(tmp_path: Pa
     assert relief.judge.noise(relief.runner, found.ranges.points) <= 0.75 * before
 
 
+def test_outputs_that_are_good_enough_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relief, plan, ranges = started(tmp_path)
+    bad = spoiled(ranges, read_by_last(relief))
+    noise = relief.judge.noise(relief.runner, bad.points)
+    monkeypatch.setattr("bitwright.engine.relief.QUIET", 1.01 * noise)
+    assert relief.relieve(plan, bad, fresh(tmp_path)).steps == ()
+
+
 def test_what_takes_more_than_a_quarter_of_the_products_stays_in_integers(tmp_path: Path) -> None:
     relief, plan, ranges = started(tmp_path)
     costs = relief._products()

@@ -4,7 +4,8 @@ A network may have places that 8 bits do not suit: the first layers of a diffusi
 of a gate. What each value in codes alone costs the outputs is told by gradients (`effects.py`); where there are none it
 is found by halving, the noise of some points alone being simulated. Then step by step the operators that read a value
 in codes (and, where it exists in codes only, the one that makes it) are made float: those whose share of the error is
-largest for their share of the products. Every step is simulated on held-out samples before it is taken.
+largest for their share of the products. Every step is simulated on held-out samples before it is taken. It ends where
+the outputs are good enough for any use: float operators among integers cost time.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ COST = 1 / 4  # of the network's products that may become float again, all toget
 WORTH = 4  # times its share of the products is what an operator's share of the error has to be
 TRIED = 4  # options of one round that are simulated, the best first
 ROUNDS = 16
+QUIET = 1e-4  # noise over signal of the outputs, 40 dB, that is not worth time to improve on
 
 _SHARES: Form[dict[str, float]] = Form(lambda found: (found, {}), lambda data, _: dict(data))
 Planner = Callable[[Mapping[str, str]], NetworkPlan]  # by node that shall stay float, why
@@ -104,6 +106,8 @@ class Relief:
         alone = checkpoints.once("shares", lambda: self._alone(ranges.points, noise), _SHARES)
         costs = self._products()
         for place in range(ROUNDS):
+            if noise <= QUIET:
+                break
             step = partial(self._next, now, noise, alone, costs)
             found = checkpoints.once(f"relief {place}", step, self._form(now, rules))
             if found is None:
