@@ -22,10 +22,9 @@ import onnx
 import torch
 from torch import Tensor
 from vision_accuracy import sqnr
-from vision_speed import CLOCKS, FLOAT, TURNS, Pace, timed
+from vision_speed import CLOCKS, FLOAT, TURNS, Pace, print_latency
 from vision_tools import Made, Ready, Tool, made, ours, peer
 
-from bitwright.evaluate.latency import latency
 from bitwright.execute.onnx_profile import OnnxSession
 
 OPSET = 13  # from which the peers write files that load
@@ -103,14 +102,7 @@ def _print(model: Path, results: dict[str, Made], feeds: dict[str, Tensor], pace
         cut = {name: tensor[:batch] if tensor.dim() else tensor for name, tensor in feeds.items()}
         raws = {name: session.raw(cut) for name, session in sessions.items()}
         runs = {name: (lambda held=held, raw=raws[name]: held.run_raw(raw)) for name, held in sessions.items()}
-        times = timed(runs, pace)
-        for name, seconds in times.items():
-            held = latency(torch.tensor([seconds, times[FLOAT]], dtype=torch.float64).T, FLOAT, str(batch))
-            print(
-                f"batch {batch:<4}{name:28}{held.milliseconds:9.2f} ms  {held.speedup:5.2f} x float32 "
-                f"[{held.low:.2f}, {held.high:.2f}]",
-                flush=True,
-            )
+        print_latency("", runs, batch, pace)
 
 
 def _outputs(session: OnnxSession, feeds: dict[str, Tensor]) -> Outputs:

@@ -53,14 +53,20 @@ def speed(task: Task, ready: Ready, tools: Sequence[Tool], pace: Pace) -> None:
     files = {name: result.path for name, result in results.items() if result is not None}
     for engine, sessions in _sessions(ready.model, files, pace.threads).items():
         for batch in pace.batches:
-            times = timed({name: _run(session, arrays, batch) for name, session in sessions.items()}, pace)
-            for name, seconds in times.items():
-                held = latency(torch.tensor([seconds, times[FLOAT]], dtype=torch.float64).T, FLOAT, str(batch))
-                print(
-                    f"{task.name:14}{engine:14}batch {batch:<4}{name:28}{held.milliseconds:9.2f} ms  "
-                    f"{held.speedup:5.2f} x float32 [{held.low:.2f}, {held.high:.2f}]",
-                    flush=True,
-                )
+            runs = {name: _run(session, arrays, batch) for name, session in sessions.items()}
+            print_latency(f"{task.name:14}{engine:14}", runs, batch, pace)
+
+
+def print_latency(label: str, runs: Mapping[str, Callable[[], object]], batch: int, pace: Pace) -> None:
+    """Time every run beside the float one's, and print a line for each."""
+    times = timed(runs, pace)
+    for name, seconds in times.items():
+        held = latency(torch.tensor([seconds, times[FLOAT]], dtype=torch.float64).T, FLOAT, str(batch))
+        print(
+            f"{label}batch {batch:<4}{name:28}{held.milliseconds:9.2f} ms  {held.speedup:5.2f} x float32 "
+            f"[{held.low:.2f}, {held.high:.2f}]",
+            flush=True,
+        )
 
 
 def _arrays(task: Task, ready: Ready, count: int) -> dict[str, Tensor]:

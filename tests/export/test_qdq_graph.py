@@ -229,7 +229,7 @@ def test_hard_gates_are_sums_in_codes_that_change_no_more_than_their_rounding(tm
     ours, theirs = (OnnxRunner(one, tmp_path, exact=True).run(feeds, wanted) for one in (model, other))
     for point in made[:1]:  # what later ones read may have been rounded otherwise before
         steps = (ours[point.value] - theirs[point.value]).abs() / point.scale
-        assert 0 < float(steps.max()) < 1.01 or float(steps.max()) == 0
+        assert float(steps.max()) < 1.01
         assert float((steps > 0.5).float().mean()) < 0.01
     assert len(torch.unique(ours[made[0].value])) > 20
 

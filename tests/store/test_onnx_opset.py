@@ -82,3 +82,20 @@ def test_external_data_are_found_for_the_proof(tmp_path: Path) -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
     assert OnnxSource.open(tmp_path / "m.onnx").notes == ("converted from opset 9 to 13",)
+
+
+@pytest.mark.parametrize("size", ["N", "-1"])
+def test_a_window_larger_than_two_is_proved_on_one_larger_sample_and_minus_one_is_a_free_size(
+    size: str, tmp_path: Path
+) -> None:
+    model = parser.parse_model(
+        '<ir_version: 7, opset_import: ["" : 11]> main (float[A, 3, B, C] x) => (float[A, 3, D, E] y)'
+        "{ y = MaxPool <kernel_shape: ints = [5, 5]> (x) }"
+    )
+    if size == "-1":
+        for place in (0, 2, 3):
+            model.graph.input[0].type.tensor_type.shape.dim[place].dim_value = -1
+    onnx.save(model, tmp_path / "m.onnx")
+    source = OnnxSource.open(tmp_path / "m.onnx")
+    assert source.notes == ("converted from opset 11 to 13",)
+    assert source.network().values["x"].shape == (None, 3, None, None)
