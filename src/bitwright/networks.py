@@ -54,6 +54,7 @@ from bitwright.store.network_artifact import open_network as open_artifact
 from bitwright.store.network_artifact import read_manifest
 from bitwright.store.network_source import open_network
 from bitwright.store.onnx_source import OnnxSource, read_model
+from bitwright.store.onnx_specialize import Specialized, specialize
 from bitwright.store.processors import read_processors
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples
@@ -228,6 +229,7 @@ __all__ = [
     "OnnxSource",
     "QuantizedNetwork",
     "Samples",
+    "Specialized",
     "Step",
     "Verified",
     "evaluate",
@@ -238,6 +240,7 @@ __all__ = [
     "quantize",
     "read_recipe",
     "read_samples",
+    "specialize",
     "take_samples",
     "verify",
 ]

@@ -16,11 +16,12 @@ from bitwright.cli.memory import keep_freed_memory
 from bitwright.cli.plan import plan
 from bitwright.cli.quantize import quantize
 from bitwright.cli.report import report
+from bitwright.cli.specialize import specialize
 from bitwright.cli.tune import tune
 from bitwright.version import __version__
 
 app = typer.Typer(
-    help="Post-training quantization: plan, quantize, tune, evaluate, export, report.",
+    help="Post-training quantization: plan, quantize, tune, evaluate, export, report, specialize.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,5 +52,5 @@ def _quiet(
     warnings.filterwarnings("ignore")
 
 
-for _verb in (plan, quantize, tune, evaluate, export, report, demo):
+for _verb in (plan, quantize, tune, evaluate, export, report, specialize, demo):
     app.command()(_verb)

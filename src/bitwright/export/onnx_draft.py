@@ -17,8 +17,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from bitwright.export.arrange import arrange
 from bitwright.export.exporter import ExportError
-from bitwright.export.names import Names
 from bitwright.export.raise_opset import raise_opset
+from bitwright.graph.names import Names
 from bitwright.graph.onnx import is_constant, reads_of
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.onnx_tensors import Stored

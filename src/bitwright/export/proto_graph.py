@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from bitwright.export.names import Names
+from bitwright.graph.names import Names
 from bitwright.graph.onnx import is_constant, opset_of, reads_of
 from bitwright.store.onnx_source import OnnxSource
 

@@ -21,6 +21,10 @@ from bitwright.recipe.roles import in_small_groups, recurrent_weights
 from bitwright.recipe.targets import Role, Target, find_target
 from bitwright.solvers import BlockSolver, Brecq, Feedback, QDrop, Solver
 
+BRANCHES = (
+    "; it decides in an If what it does, and what is inside cannot be quantized: `bitwright specialize` writes a file "
+    "for inputs of one value or size, in which one branch has taken the place of the If"
+)
 RANGES = (Auto(), Auto(average=Average.NOISE), MeanMinMax(), MinMaxRange(), Percentile(99.999), LeastEffect())
 
 
@@ -169,6 +173,7 @@ def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str,
         reasons = sorted(set(placement.floats.values()))
         raise NetworkPlanError(
             f"no operator of this network can run in integers on {target.name}: {'; '.join(reasons[:4])}"
+            f"{BRANCHES if any(node.op == 'If' for node in network.nodes) else ''}"
         )
     edges = {ends[0].name, ends[-1].name} if ends and recipe.activations is Activations.STATIC else set()
     if recipe.has_two_widths:

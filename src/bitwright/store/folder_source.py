@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from bitwright.store.hf_config import check_not_custom, read_config, transformers_library
 from bitwright.store.module_source import source_of
-from bitwright.store.onnx_opset import CANNOT_RUN
+from bitwright.store.onnx_proof import CANNOT_RUN
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.processors import LOADING_ERRORS, read_processors
 from bitwright.store.source_error import SourceError

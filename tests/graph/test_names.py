@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitwright.export.names import Names
+from bitwright.graph.names import Names
 
 
 def test_a_wanted_name_is_given_once_and_then_with_numbers() -> None:
