@@ -65,7 +65,7 @@ def _file(path: Path, threads: int) -> Run:
 
 def _folder(path: Path, threads: int) -> Run:
     """What no engine runs, as it is simulated."""
-    simulation = Simulation(open_network(path), threads)
+    simulation = Simulation.of(open_network(path), threads)
     names, output = simulation.network.inputs, simulation.network.outputs[0]
     return lambda feeds: simulation.run(dict(zip(names, feeds.values(), strict=True)))[output]
 

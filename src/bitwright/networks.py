@@ -206,7 +206,7 @@ def _delivered(network: QuantizedNetwork, threads: int) -> tuple[Runnable, int, 
     try:
         file = exported_inside(network)
     except ExportError:
-        return Simulation(network, threads), stored_bytes(network), True
+        return Simulation.of(network, threads), stored_bytes(network), True
     aim = _aim(network)
     if not aim.is_here(this_machine()):
         runner = IntegerRunner(file, aim.arithmetic)

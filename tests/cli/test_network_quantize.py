@@ -9,7 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
+from bitwright.evaluate.metric import callable_model
+from bitwright.store.onnx_source import OnnxSource
 from cli.conftest import call, refused
 
 FACTORY = """
@@ -172,9 +175,60 @@ def test_an_unknown_node_to_keep_is_refused_before_anything_is_written(
     assert "nobody" in words and "no node of this name" in words and not (tmp_path / "out").exists()
 
 
+METRIC = """
+import torch
+
+def energy(model):
+    given = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return -(model(given) - torch.load(__file__.replace("measure.py", "wanted.pt"))).square().sum(1)
+"""
+
+
+def test_outputs_are_as_good_as_asked(
+    residual: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, samples = residual
+    source = OnnxSource.open(model)
+    shape = source.network().values[source.network().inputs[0]].shape or ()
+    given = torch.randn(8, *map(int, shape[1:]), generator=torch.Generator().manual_seed(0))
+    torch.save(callable_model(source)(given), tmp_path / "wanted.pt")
+    (tmp_path / "measure.py").write_text(METRIC.replace("8, 3, 12, 12", ", ".join(map(str, given.shape))))
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ("quantize", model, "-r", "int8", "-c", samples, "--no-verify")
+    first = call(*command, "-o", tmp_path / "one", "--metric", "measure:energy", "--max-drop", "1e9", "--json")
+    assert first.exit_code == 0, first.output
+    loss = json.loads(first.stdout)["manifest"]["goal"]["rounds"][0]["found"][0]
+    asked = ("--metric", "measure:energy", "--max-drop", loss / 2, "--min-sqnr", 20)
+    said = call(*command, "-o", tmp_path / "two", *asked)
+    assert said.exit_code == 0 and "operators stay float for it" in said.stdout and "20 asked" in said.stdout
+    goal = json.loads((tmp_path / "two" / "manifest.json").read_text())["goal"]
+    assert goal["is_met"] and goal["rounds"][-1]["found"][1] <= loss / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--max-drop", 1), "--metric and --max-drop go together"),
+        (("--metric", "m:f"), "--metric and --max-drop go together"),
+        (("--metric", "m:f", "--max-drop", 0), "above 0"),
+        (("--metric", "nobody_knows:f", "--max-drop", 1), "nobody_knows"),
+        (("--min-sqnr", -3), "min_sqnr is in decibels, above 0"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "quantize"])
+def test_what_cannot_be_asked_of_outputs_is_refused(
+    verb: str, options: tuple[object, ...], words: str, residual: tuple[Path, Path], tmp_path: Path
+) -> None:
+    to = ("-o", tmp_path / "out") if verb == "quantize" else ()
+    assert words in " ".join(refused(verb, residual[0], "-r", "int8", "-c", residual[1], *to, *options).split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_of_networks_are_refused_for_language_models(model: Path, text: Path, tmp_path: Path) -> None:
     words = refused("quantize", model, "-r", "w4a16", "-c", text, "-o", tmp_path / "out", "--no-verify")
     assert "--no-verify: for whole networks" in words
+    words = refused("quantize", model, "-r", "w4a16", "-c", text, "-o", tmp_path / "out", "--min-sqnr", 30)
+    assert "--min-sqnr: for whole networks" in words
 
 
 def test_a_stopped_run_says_how_to_go_on_and_then_does(

@@ -41,7 +41,7 @@ def samples_for(name: str, source: OnnxSource, count: int = 128) -> Samples:
 def noise(source: OnnxSource, quantized: QuantizedNetwork, name: str) -> float:
     """Noise over signal of the outputs on samples that no run saw."""
     feeds = dict(zip(source.network().inputs, sample(network(name), 64, seed=5), strict=True))
-    wanted, found = OnnxRunner(source).run(feeds), Simulation(quantized).run(feeds)
+    wanted, found = OnnxRunner(source).run(feeds), Simulation.of(quantized).run(feeds)
     (key,) = wanted
     return float((found[key] - wanted[key]).square().sum() / wanted[key].square().sum())
 

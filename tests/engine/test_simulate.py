@@ -22,7 +22,7 @@ def test_an_8_bit_network_is_simulated_as_its_file_runs(tmp_path: Path, name: st
     held = quantize_network(source, NetworkRecipe(), tmp_path / "out", samples_for(name, source))
     export_qdq(held, tmp_path / "q.onnx")
     feeds = dict(zip(source.network().inputs, sample(network(name), 8, seed=5), strict=True))
-    simulated = Simulation(held).run(feeds)
+    simulated = Simulation.of(held).run(feeds)
     plain = OnnxRunner(onnx.load(tmp_path / "q.onnx"), tmp_path, exact=True).run(feeds)
     floats = OnnxRunner(source).run(feeds)
     for output, wanted in plain.items():

@@ -31,7 +31,7 @@ def delivered(folder: Path, recipe: str, form: OnnxForm = OnnxForm.STANDARD) -> 
     made = quantize_network(source, find_network_recipe(recipe, ONNX_RUNTIME), folder / "out", samples)
     export_onnx(made, folder / "file.onnx", form)
     feeds = [{name: held[:4]}, {name: held[4:8]}]
-    simulation = Simulation(made)
+    simulation = Simulation.of(made)
     return verify(folder / "file.onnx", source.path, feeds, [simulation.run(one) for one in feeds], timing=QUICK)
 
 

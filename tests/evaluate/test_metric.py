@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bitwright.evaluate.error import EvaluateError
-from bitwright.evaluate.metric import callable_model, measure_metric, open_model
+from bitwright.evaluate.metric import LargestDrop, callable_model, measure_metric, open_model
+from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.store.hooks import load_hook
 from bitwright.store.loader import run_loader
 from bitwright.store.network_source import open_network
@@ -44,6 +45,22 @@ def test_a_function_may_say_that_lower_is_better() -> None:
     error.higher_is_better = False
     found = measure_metric(error, "m:error", times(2), times(1.5))
     assert found.loss == -1.5
+
+
+def test_a_goal_is_the_metrics_loss_over_the_largest_that_is_allowed(tmp_path: Path) -> None:
+    source = OnnxSource.open(exported(network("residual", 0), tmp_path, "residual").path)
+    runner, feeds = OnnxRunner(source), sample(network("residual", 0), 8, 1)[0]
+
+    def level(model) -> float:
+        return float(model(feeds).sum())
+
+    same = LargestDrop(level, "m:level", 0.5, callable_model(source))
+    assert same.figure(0.1, runner) == 0 and same.excess(0.0) == 0
+    worse = LargestDrop(level, "m:level", 0.5, lambda given: callable_model(source)(given) + 1)
+    lost = worse.figure(0.1, runner)
+    assert lost == pytest.approx(callable_model(source)(feeds).numel(), rel=1e-4)
+    assert worse.excess(1.0) == pytest.approx(2) and worse.excess(-1.0) == 0 and worse.excess(1e9) == 10
+    assert worse.told == {"metric": "m:level", "max_drop": 0.5}
 
 
 def test_scores_are_paired() -> None:

@@ -103,7 +103,7 @@ def test_a_delivered_lstm_is_near_the_float_one(
         assert float(((back - float_weight).abs() / torch.from_numpy(scale)[..., None]).max()) < 0.501
     wanted = OnnxRunner(source).run(feeds())["y"]
     found = OnnxRunner(model, tmp_path).run(feeds())["y"]
-    simulated = Simulation(held).run(feeds())["y"]
+    simulated = Simulation.of(held).run(feeds())["y"]
     assert decibels(wanted, found) > 25
     assert decibels(simulated, found) > 25
 

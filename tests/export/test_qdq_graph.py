@@ -149,7 +149,7 @@ def test_8_bit_floats_raise_the_opset_and_compute_what_their_codes_say(tmp_path:
         shape[weight.axis] = -1
         assert torch.equal(torch.from_numpy(codes * scale.reshape(shape)), weight.dequantize())
     found = OnnxRunner(model, tmp_path, exact=True).run(feeds)
-    simulated = Simulation(held).run(feeds)
+    simulated = Simulation.of(held).run(feeds)
     wanted = OnnxRunner(source).run(feeds)
     for key, value in wanted.items():
         assert float((found[key] - simulated[key]).norm() / value.norm()) < 5e-3

@@ -59,6 +59,14 @@ def manifest(layers: int = 3) -> Json:
                 "tried": [{"output_noise": 0.003, "sites": [{"site": "a > b", "channels": 5}, {"channels": 2}]}],
             },
         },
+        "goal": {
+            "goals": [{"min_sqnr": 30.0}, {"metric": "mine:top1", "max_drop": 0.01}],
+            "is_met": True,
+            "rounds": [
+                {"float": 0, "found": [26.5, 0.02], "noise": 0.0022},
+                {"float": 4, "found": [31.4, 0.004], "noise": 0.00075},
+            ],
+        },
         "float_bytes": 5000,
     }
 

@@ -32,6 +32,8 @@ def test_the_page_carries_what_the_files_say(tmp_path: Path) -> None:
     assert [part.bytes for part in page.parts] == [3 * 288, 3 * 32, 5000]
     assert page.delivery is not None and page.delivery.engines[0].floats == (("Softmax", 2),)
     assert page.scores is not None and page.scores.metric is not None and page.scores.metric.samples == 256
+    assert page.goal is not None and page.goal.asked == ("at least 30 dB", "mine:top1, at most 0.01 worse")
+    assert page.goal.is_met and page.goal.rounds[-1].found == (31.4, 0.004)
 
 
 def test_specs_and_rules_are_said_in_a_few_words() -> None:
@@ -49,6 +51,7 @@ def test_every_section_is_drawn_and_the_console_is_silent(tmp_path: Path) -> Non
     assert "2.31×" in section(dom, "headline") and "31.4" in section(dom, "headline")
     assert "mine:top1" in section(dom, "headline") and "in float Softmax 2" in section(dom, "delivery")
     search = section(dom, "search")
+    assert "Goal: met" in search and "at least 30 dB" in search and "31.4" in search
     assert "equalize: kept" in search and "absorb: not kept" in search
     assert "2 places, 7 channels" in search and "Left as it is: conv7: Conv (y7) pads it with zeros" in search
     assert "repeat an earlier" in section(dom, "findings")

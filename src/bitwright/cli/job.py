@@ -73,6 +73,28 @@ KeepOption = Annotated[
         show_default=False,
     ),
 ]
+MinSqnrOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-sqnr",
+        help="Whole networks: decibels of signal over noise that the outputs shall have; operators stay float for it.",
+        show_default=False,
+    ),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", "-m", help="Whole networks: pkg.mod:function that gets a model and scores it.", show_default=False
+    ),
+]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        help="Whole networks: how much worse --metric may become; operators stay float for it.",
+        show_default=False,
+    ),
+]
 NoVerifyOption = Annotated[bool, typer.Option("--no-verify", help="Whole networks: do not run the delivered file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 

@@ -31,6 +31,9 @@ def plan(
     keep: options.KeepOption = None,
     loader: options.LoaderOption = None,
     to: options.ToOption = None,
+    min_sqnr: options.MinSqnrOption = None,
+    metric: options.MetricOption = None,
+    max_drop: options.MaxDropOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Show every decision with its bytes, and predict memory, disk and time, before any weight is touched."""
@@ -38,12 +41,14 @@ def plan(
         refuse("language models", max_ram=max_ram, allow_pickle=allow_pickle, compute=compute != "auto")
         from bitwright.cli.network.given import Asked, Given  # needs the onnx extra
         from bitwright.cli.network.plan import plan_whole
+        from bitwright.cli.network.quantize import Drop
 
         options.use_threads(threads)
-        asked = Asked(recipe, target, tuple(keep or ()))
+        asked = Asked(recipe, target, tuple(keep or ()), min_sqnr)
+        Drop.asked(metric, max_drop)
         plan_whole(Given(str(model), calibration, loader, samples, length), asked, to, json)
         return
-    refuse("whole networks", target=target, loader=loader)
+    refuse("whole networks", target=target, loader=loader, min_sqnr=min_sqnr, metric=metric, max_drop=max_drop)
     given = options.Options(
         model, recipe, calibration, samples, length, max_ram, threads, compute, allow_pickle, tuple(keep or ())
     )

@@ -58,6 +58,9 @@ def quantize(
     target: options.TargetOption = None,
     keep: options.KeepOption = None,
     loader: options.LoaderOption = None,
+    min_sqnr: options.MinSqnrOption = None,
+    metric: options.MetricOption = None,
+    max_drop: options.MaxDropOption = None,
     no_verify: options.NoVerifyOption = False,
     json: options.JsonOption = False,
 ) -> None:
@@ -65,13 +68,15 @@ def quantize(
     if is_network(model, recipe):
         refuse("language models", max_ram=max_ram, allow_pickle=allow_pickle, compute=compute != "auto")
         from bitwright.cli.network.given import Asked, Given  # needs the onnx extra
-        from bitwright.cli.network.quantize import NetworkOptions, quantize_whole
+        from bitwright.cli.network.quantize import Drop, NetworkOptions, quantize_whole
 
         network = Given(str(model), calibration, loader, samples, length)
-        asked = Asked(recipe, target, tuple(keep or ()))
-        quantize_whole(NetworkOptions(network, asked, output, threads, to, not no_verify, json))
+        asked = Asked(recipe, target, tuple(keep or ()), min_sqnr)
+        drop = Drop.asked(metric, max_drop)
+        quantize_whole(NetworkOptions(network, asked, output, threads, to, drop, not no_verify, json))
         return
-    refuse("whole networks", loader=loader, target=target, no_verify=no_verify)
+    refuse("whole networks", loader=loader, target=target, min_sqnr=min_sqnr, metric=metric, max_drop=max_drop)
+    refuse("whole networks", no_verify=no_verify)
     if to is not None:
         check_form(to)
     given = options.Options(

@@ -13,15 +13,18 @@ outcome.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from bitwright.calib import ExtremesRule, LeastEffect
 from bitwright.engine.checkpoint_forms import EFFECTS, OBSERVED, ranges_form
 from bitwright.engine.effects import measure_effects
 from bitwright.engine.finish import finish, found_notes
 from bitwright.engine.folder import CHECKPOINTS, RunError, claim, explained
+from bitwright.engine.goal import Goal, LeastSqnr, Pursuit, Rounded
 from bitwright.engine.judge import BATCH, Judge, Ranges, best_ranges, held_out
 from bitwright.engine.learn import learn_rounding
 from bitwright.engine.observe import Observed, observe, points_of_each
@@ -41,14 +44,22 @@ from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples
 from bitwright.version import __version__
 
+GOAL_SAMPLES = 64  # of all, that a goal is held against beside the held-out ones
+
 
 def quantize_network(
-    source: OnnxSource, recipe: NetworkRecipe, out: Path, samples: Samples | None, on_step: OnStep = ignore
+    source: OnnxSource,
+    recipe: NetworkRecipe,
+    out: Path,
+    samples: Samples | None,
+    on_step: OnStep = ignore,
+    goal: Goal | None = None,
 ) -> QuantizedNetwork:
     """Quantize a network into the folder `out`; one that is finished there already is opened again.
 
     The same call after a kill goes on where that one was; a folder that holds another run is refused. `samples` None:
-    weights are rounded to nearest, which is possible where no activation needs a range. Raises ValueError on bad
+    weights are rounded to nearest, which is possible where no activation needs a range. `goal`: what the outputs have
+    to be beside what the recipe asks of them; the manifest says under `goal` whether they are. Raises ValueError on bad
     input, before anything is written if it can.
 
     Memory: the float network, one batch's values, and the live values of 64 samples at the widest place.
@@ -60,7 +71,11 @@ def quantize_network(
         )
     if source.path.resolve().parent == out.resolve():
         raise RunError(f"{out} is where {source.path.name} lies: give another output folder")
-    made_of = _made_of(source, recipe, samples)
+    goals: list[Goal] = [] if recipe.min_sqnr is None else [LeastSqnr(recipe.min_sqnr)]
+    goals += [] if goal is None else [goal]
+    if goals and samples is None:
+        raise ValueError("whether the outputs are good enough is seen on samples: give some, or ask for no goal")
+    made_of = _made_of(source, recipe, samples) | {"asked": [dict(one.told) for one in goals]}
     with only_run(out), explained(out):
         claim(out, text_digest(made_of), before=(EXPORTED,))
         if not is_made(out, made_of):
@@ -68,59 +83,90 @@ def quantize_network(
             if samples is None:
                 _without_samples(source, recipe, out, made_of, on_step)
             else:
-                _with_samples(source, recipe, out, samples, made_of, on_step)
+                _Run(source, recipe, out, samples, on_step, goals).carry_out(made_of)
         forget(out / CHECKPOINTS)
         return open_network(out)
 
 
-def _with_samples(
-    source: OnnxSource, recipe: NetworkRecipe, out: Path, samples: Samples, made_of: dict[str, Any], on_step: OnStep
-) -> None:
-    """The run itself, phase by phase."""
-    key = text_digest([made_of, [file_digest(path) for path in source.files()]])  # an export may come out otherwise
-    checkpoints = Checkpoints(out / CHECKPOINTS, key, lambda note: on_step(Step("resume", 0, 0, note)))
-    prepared = prepare(source, recipe, samples, out, checkpoints, on_step)
-    plan = plan_network(prepared.source.network(), recipe)
-    runner = OnnxRunner(prepared.source)
-    observed = checkpoints.once("calibrate", lambda: _observed(runner, plan, recipe, samples, on_step), OBSERVED)
-    if any(isinstance(rule, LeastEffect) for rule in recipe.ranges) and observed.histograms:
-        on_step(Step("gradients", 0, 1))
-        observed.effects = checkpoints.once(
-            "gradients", lambda: measure_effects(prepared.source, plan.placement, observed, samples), EFFECTS
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """A run with samples."""
+
+    source: OnnxSource
+    recipe: NetworkRecipe
+    out: Path
+    samples: Samples
+    on_step: OnStep
+    goals: Sequence[Goal]
+
+    def carry_out(self, made_of: dict[str, Any]) -> None:
+        """The run itself, phase by phase."""
+        files = [file_digest(path) for path in self.source.files()]  # an export may come out otherwise
+        key = text_digest([made_of, files])
+        checkpoints = Checkpoints(self.out / CHECKPOINTS, key, lambda note: self.on_step(Step("resume", 0, 0, note)))
+        prepared = prepare(self.source, self.recipe, self.samples, self.out, checkpoints, self.on_step)
+        plan = plan_network(prepared.source.network(), self.recipe)
+        runner = OnnxRunner(prepared.source)
+        observed = self._observed(prepared.source, plan, checkpoints)
+        judge = Judge(runner, held_out(self.samples))
+        rules = self.recipe.ranges
+        choose = partial(best_ranges, plan, runner, observed, rules, judge)
+        ranges = checkpoints.once("ranges", choose, ranges_form(plan, rules))
+        relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, self.recipe, reasons))
+        relieved = Relieved(plan, ranges)
+        if self.recipe.relief and ranges.points:
+            relieved = relief.relieve(plan, ranges, checkpoints)
+
+        def rounded(now: Relieved) -> Rounded:
+            runner.close()
+            task = Task(prepared.source, self.recipe, now.plan, now.ranges.points)
+            return self._rounded(task, judge, checkpoints)
+
+        if self.goals:
+            judges = (judge, Judge(runner, self.samples.dealt(GOAL_SAMPLES, BATCH)))
+            pursuit = Pursuit(self.goals, relief, judges, checkpoints, rounded, self.on_step)
+            relieved, found, told = pursuit.pursue(relieved)
+        else:
+            found, told = rounded(relieved), None
+        steps = [to_plain(step) for step in relieved.steps]
+        notes = made_of | {"edits": prepared.edits, "relief": steps, "goal": told} | found.notes
+        told_of = found_notes(found.task, found.walked, observed, relieved.ranges)
+        finish(found.task, found.walked, notes | told_of, self.out)
+
+    def _observed(self, prepared: OnnxSource, plan: NetworkPlan, checkpoints: Checkpoints) -> Observed:
+        """Range statistics, and gradients where a rule wants them."""
+        observed = checkpoints.once("calibrate", lambda: self._watched(prepared, plan), OBSERVED)
+        if any(isinstance(rule, LeastEffect) for rule in self.recipe.ranges) and observed.histograms:
+            self.on_step(Step("gradients", 0, 1))
+            observed.effects = checkpoints.once(
+                "gradients", lambda: measure_effects(prepared, plan.placement, observed, self.samples), EFFECTS
+            )
+        return observed
+
+    def _watched(self, prepared: OnnxSource, plan: NetworkPlan) -> Observed:
+        """The range statistics of what the plan puts in codes, and of what a plan with more in float may."""
+        network, integer = prepared.network(), plan.placement.integer
+        values = [value for held in plan.placement.sources(network).values() for value in held]
+        if self.goals and values:
+            ends = [name for node in network.nodes if node.name in integer for name in (*node.inputs, *node.outputs)]
+            floats = [name for name in ends if name and network.values[name].dtype == "float32"]
+            values += [name for name in floats if name not in network.constants]
+        return observe(
+            OnnxRunner(prepared),
+            list(dict.fromkeys(values)),
+            self.samples.batches(BATCH),
+            lambda n: self.on_step(Step("calibrate", n, self.samples.count)),
+            is_counted=not all(isinstance(rule, ExtremesRule) for rule in self.recipe.ranges),
         )
-    judge = Judge(runner, held_out(samples))
-    ranges = checkpoints.once(
-        "ranges",
-        lambda: best_ranges(plan, runner, observed, recipe.ranges, judge),
-        ranges_form(plan, recipe.ranges),
-    )
-    relieved = Relieved(plan, ranges)
-    if recipe.relief and ranges.points:
-        relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, recipe, reasons))
-        relieved = relief.relieve(plan, ranges, checkpoints)
-    runner.close()
-    task = Task(prepared.source, recipe, relieved.plan, relieved.ranges.points)
-    walked = walk_weights(task, samples, checkpoints, on_step)
-    notes = made_of | {"edits": prepared.edits, "relief": [to_plain(step) for step in relieved.steps]}
-    if recipe.learn is not None:
-        learned = learn_rounding(task, walked, samples, judge, checkpoints, on_step)
-        task, walked = replace(task, points=learned.points), learned.walked
-        notes |= {"learned": learned.notes}
-    finish(task, walked, notes | found_notes(task, walked, observed, relieved.ranges), out)
 
-
-def _observed(
-    runner: OnnxRunner, plan: NetworkPlan, recipe: NetworkRecipe, samples: Samples, on_step: OnStep
-) -> Observed:
-    """The range statistics of everything that the plan puts in codes."""
-    values = list(dict.fromkeys(v for held in plan.placement.sources(runner.network).values() for v in held))
-    return observe(
-        runner,
-        values,
-        samples.batches(BATCH),
-        lambda n: on_step(Step("calibrate", n, samples.count)),
-        is_counted=not all(isinstance(rule, ExtremesRule) for rule in recipe.ranges),
-    )
+    def _rounded(self, task: Task, judge: Judge, checkpoints: Checkpoints) -> Rounded:
+        """Weights in codes, learned where the recipe asks for it."""
+        walked = walk_weights(task, self.samples, checkpoints, self.on_step)
+        if self.recipe.learn is None:
+            return Rounded(task, walked, {})
+        learned = learn_rounding(task, walked, self.samples, judge, checkpoints, self.on_step)
+        return Rounded(replace(task, points=learned.points), learned.walked, {"learned": learned.notes})
 
 
 def _without_samples(
@@ -133,7 +179,7 @@ def _without_samples(
     task = Task(edited, recipe, plan, points)
     walked = round_weights(task, on_step)
     notes = found_notes(task, walked, observed, Ranges(points, choices, ()))
-    finish(task, walked, made_of | {"edits": {}, "relief": []} | notes, out)
+    finish(task, walked, made_of | {"edits": {}, "relief": [], "goal": None} | notes, out)
 
 
 def _made_of(source: OnnxSource, recipe: NetworkRecipe, samples: Samples | None) -> dict[str, Any]:

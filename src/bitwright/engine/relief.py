@@ -17,7 +17,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from bitwright.calib import Effect, RangeRule, total_noise
+from bitwright.calib import Effect, total_noise
 from bitwright.engine.checkpoint_forms import ranges_form
 from bitwright.engine.judge import Judge, Points, Ranges, best_ranges
 from bitwright.engine.observe import Observed
@@ -36,7 +36,7 @@ TRIED = 4  # options of one round that are simulated, the best first
 ROUNDS = 16
 QUIET = 1e-4  # noise over signal of the outputs, 40 dB, that is not worth time to improve on
 
-_SHARES: Form[dict[str, float]] = Form(lambda found: (found, {}), lambda data, _: dict(data))
+SHARES: Form[dict[str, float]] = Form(lambda found: (found, {}), lambda data, _: dict(data))
 Planner = Callable[[Mapping[str, str]], NetworkPlan]  # by node that shall stay float, why
 
 
@@ -60,6 +60,25 @@ class Eased:
         """The reason for a node of this step."""
         held = ", ".join(self.values)
         return f"relief: {held} in codes made {self.error:.0%} of the error, with {self.products:.1%} of the products"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an option has to be: its part of the error at least `share`, and `worth` times its part of the products.
+
+    `cost`: the part of the network's products that may be float again, all together. `tried`: how many values are
+    looked at, those that make most of the error for their products; None: all.
+    """
+
+    share: float
+    worth: float
+    cost: float
+    tried: int | None = None
+
+
+CHEAP = Bounds(SHARE, WORTH, COST)
+AT_ANY_COST = Bounds(0.0, 0.0, 1.0, tried=TRIED)
 
 
 @final
@@ -101,22 +120,61 @@ class Relief:
     def relieve(self, plan: NetworkPlan, ranges: Ranges, checkpoints: Checkpoints) -> Relieved:
         """The plan with every operator relieved that is worth it."""
         now = Relieved(plan, ranges)
-        rules = [rule for rule, _ in ranges.tried]
         noise = checkpoints.once("noise", lambda: self.judge.noise(self.runner, ranges.points), NUMBER)
-        alone = checkpoints.once("shares", lambda: self._alone(ranges.points, noise), _SHARES)
+        alone = checkpoints.once("shares", lambda: self._alone(ranges.points, noise), SHARES)
         costs = self._products()
         for place in range(ROUNDS):
             if noise <= QUIET:
                 break
             step = partial(self._next, now, noise, alone, costs)
-            found = checkpoints.once(f"relief {place}", step, self._form(now, rules))
+            found = checkpoints.once(f"relief {place}", step, self._form(now))
             if found is None:
                 break
             now, noise = found, found.steps[-1].noise
         return now
 
-    def _form(self, before: Relieved, rules: Sequence[RangeRule]) -> Form[Relieved | None]:
+    def further(self, now: Relieved, noise: float, enough: float, checkpoints: Checkpoints) -> Relieved | None:
+        """As many operators more in float as should bring the noise from `noise` to `enough`, whatever they cost.
+
+        They come in the order of what they make of the error for their products. None where none is left.
+        """
+        alone = checkpoints.once("each", lambda: self._each(now.ranges.points), SHARES)
+        step = partial(self._dearer, now, noise, enough, alone)
+        return checkpoints.once("further", step, self._form(now))
+
+    def _dearer(self, now: Relieved, noise: float, enough: float, alone: Mapping[str, float]) -> Relieved | None:
+        costs, total, held = self._products(), sum(alone.values()), now
+        while options := list(self._options(held, alone, costs, AT_ANY_COST)):
+            best = max(options, key=lambda option: option.worth)
+            held = self._with(held, best)
+            if noise * sum(alone.get(point.value, 0.0) for point in held.plan.placement.points) <= enough * total:
+                break
+        nodes = tuple(name for name in held.reasons if name not in now.reasons)
+        if not nodes:
+            return None
+        ranges = self._ranges(held.plan, now)
+        after = self.judge.noise(self.runner, ranges.points)
+        spent = sum(costs.get(name, 0) for name in nodes) / max(1, sum(costs.values()))
+        return _stepped(now, _Option(nodes, held.plan, 0.0, spent), ranges, (1 - after / noise, after))
+
+    def _with(self, now: Relieved, option: _Option) -> Relieved:
+        """What an option comes to, before its ranges are known."""
+        points = {point.value: point for point in option.plan.placement.points if point.value in now.ranges.points}
+        kept = {name: replace(now.ranges.points[name], readers=point.readers) for name, point in points.items()}
+        reasons = dict(now.reasons) | dict.fromkeys(option.nodes, "relief")
+        return Relieved(option.plan, replace(now.ranges, points=kept), reasons, now.steps)
+
+    def _each(self, points: Points) -> dict[str, float]:
+        """What each value in codes alone costs the outputs; simulated one by one where gradients do not tell."""
+        effects = self.observed.effects
+        return {
+            name: _cost(effects[name], point) if name in effects else self.judge.noise(self.runner, {name: point})
+            for name, point in points.items()
+        }
+
+    def _form(self, before: Relieved) -> Form[Relieved | None]:
         """The last step and the ranges; the plan follows from the steps."""
+        rules = [rule for rule, _ in before.ranges.tried]
 
         def apart(found: Relieved | None) -> Parts:
             if found is None:
@@ -152,27 +210,29 @@ class Relief:
             after = self.judge.noise(self.runner, ranges.points)
             gone = 1 - after / noise
             if gone >= max(SHARE, WORTH * option.products) / 2:
-                left = {point.value for point in option.plan.placement.points}
-                values = tuple(name for name in now.ranges.points if name not in left)
-                step = Eased(option.nodes, values, gone, option.products, after)
-                reasons = dict(now.reasons) | dict.fromkeys(option.nodes, step.why)
-                return Relieved(option.plan, ranges, reasons, (*now.steps, step))
+                return _stepped(now, option, ranges, (gone, after))
         return None
 
-    def _options(self, now: Relieved, alone: Mapping[str, float], costs: Mapping[str, int]) -> Iterator[_Option]:
+    def _options(
+        self, now: Relieved, alone: Mapping[str, float], costs: Mapping[str, int], bounds: Bounds = CHEAP
+    ) -> Iterator[_Option]:
         """What could be made float next, as far as it is cheap enough and promises enough."""
         total = sum(alone.get(name, 0.0) for name in now.ranges.points)
         every = sum(costs.values())
         spent = sum(costs.get(name, 0) for name in now.reasons)
-        wanted = [name for name in now.ranges.points if total and alone.get(name, 0.0) >= SHARE * total]
-        for nodes in dict.fromkeys(tuple(self._around(now.ranges.points[name], now.plan)) for name in wanted):
-            cost = sum(costs.get(name, 0) for name in nodes)
+        wanted = [name for name in now.ranges.points if total and alone.get(name, 0.0) >= bounds.share * total]
+        around = {name: tuple(self._around(now.ranges.points[name], now.plan)) for name in wanted}
+        taken = {name: sum(costs.get(node, 0) for node in nodes) for name, nodes in around.items()}
+        if bounds.tried is not None:
+            worth = {name: alone.get(name, 0.0) / max(cost, 1e-3 * every) for name, cost in taken.items()}
+            wanted = sorted((name for name in wanted if around[name]), key=lambda name: -worth[name])[: bounds.tried]
+        for nodes, cost in {around[name]: taken[name] for name in wanted}.items():
             plan = self._planned({**now.reasons, **dict.fromkeys(nodes, "relief")}) if nodes else None
-            if plan is None or spent + cost > COST * every:
+            if plan is None or spent + cost > bounds.cost * every:
                 continue
             left = sum(alone.get(point.value, 0.0) for point in plan.placement.points)
             option = _Option(nodes, plan, 1 - left / total, cost / every)
-            if option.error >= max(SHARE, WORTH * option.products):
+            if option.error >= max(bounds.share, bounds.worth * option.products):
                 yield option
 
     def _planned(self, reasons: Mapping[str, str]) -> NetworkPlan | None:
@@ -182,8 +242,8 @@ class Relief:
         except NetworkPlanError:
             return None
         sources = plan.placement.sources(self.runner.network)
-        known = all(value in self.observed.histograms for held in sources.values() for value in held)
-        return plan if known else None
+        seen = self.observed.histograms or self.observed.extremes
+        return plan if all(value in seen for held in sources.values() for value in held) else None
 
     def _ranges(self, plan: NetworkPlan, now: Relieved) -> Ranges:
         """Every point with the range that it had; ranges anew where other values than before share one."""
@@ -241,6 +301,15 @@ class Relief:
         wanted = [name for node in nodes for name in node.outputs if name and network.values[name].dtype == "float32"]
         found = {**self.runner.run(feeds, wanted), **feeds}
         return products(network, {name: tensor.numel() for name, tensor in found.items()})
+
+
+def _stepped(now: Relieved, option: _Option, ranges: Ranges, found: tuple[float, float]) -> Relieved:
+    """A step taken; `found`: the share of the error that is gone, and the noise after it."""
+    left = {point.value for point in option.plan.placement.points}
+    values = tuple(name for name in now.ranges.points if name not in left)
+    step = Eased(option.nodes, values, found[0], option.products, found[1])
+    reasons = dict(now.reasons) | dict.fromkeys(option.nodes, step.why)
+    return Relieved(option.plan, ranges, reasons, (*now.steps, step))
 
 
 def _cost(effect: Effect, point: StoredPoint) -> float:

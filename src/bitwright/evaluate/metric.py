@@ -25,6 +25,7 @@ from bitwright.store.hooks import users_code
 from bitwright.store.onnx_source import OnnxSource, read_model
 
 RESAMPLES = 2000
+FURTHEST = 10.0  # times less noise is the most that is asked for at once
 LEVEL = 0.95
 
 Given = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -74,6 +75,27 @@ def measure_metric(metric: Metric, name: str, original: Model, delivered: Model)
     higher = bool(getattr_static(metric, "higher_is_better", True))
     interval = _interval(after - before) if samples > 1 else None
     return Measured(name, float(before.mean()), float(after.mean()), higher, samples, interval)
+
+
+@final
+class LargestDrop:
+    """A goal: the metric of a network, held against the original's, may be worse by `most` and no more."""
+
+    def __init__(self, metric: Metric, name: str, most: float, original: Model) -> None:
+        self.metric, self.name, self.most, self.original = metric, name, most, original
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """As it is in the manifest."""
+        return {"metric": self.name, "max_drop": self.most}
+
+    def figure(self, noise: float, network: Runnable) -> float:
+        """By how much the metric is worse."""
+        return measure_metric(self.metric, self.name, self.original, callable_model(network)).loss
+
+    def excess(self, figure: float) -> float:
+        """The loss over the largest that is allowed: to either side no further than makes sense as noise."""
+        return min(max(figure / self.most, 0.0), FURTHEST)
 
 
 def open_model(path: Path, threads: int = 1) -> Model:

@@ -54,7 +54,8 @@ class NetworkRecipe:
     equally large where depthwise convolutions read them.
 
     `relief`: operators whose share of the outputs' error is at least a twentieth and four times their share of the
-    network's products stay float, the best first, up to a quarter of the products.
+    network's products stay float, the best first, up to a quarter of the products. `min_sqnr`: decibels that the
+    outputs are to have, on held-out and on all samples; as many operators stay float as that takes.
     """
 
     weight_bits: int = 8
@@ -75,6 +76,7 @@ class NetworkRecipe:
     level: bool = False
     smooth: tuple[float, ...] = ()
     relief: bool = False
+    min_sqnr: float | None = None
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -98,6 +100,8 @@ class NetworkRecipe:
             raise ValueError("8-bit floats are for static activations; use activations = 'static'")
         if self.activations is Activations.DYNAMIC and not find_target(self.target).has_dynamic:
             raise ValueError(f"{self.target} takes static activations only; use the recipe int8")
+        if self.min_sqnr is not None and not self.min_sqnr > 0:
+            raise ValueError(f"min_sqnr is in decibels, above 0; found {self.min_sqnr}")
         if not all(0 <= alpha <= 1 for alpha in self.smooth):
             raise ValueError(f"alphas of smoothing are from 0 to 1; found {self.smooth}")
 

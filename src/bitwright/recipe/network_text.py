@@ -46,10 +46,13 @@ def is_for_networks(name: str) -> bool:
         return False  # whoever reads it says what is wrong
 
 
-def load_network_recipe(name: str, target: str | None = None, keep: Sequence[str] = ()) -> NetworkRecipe:
+def load_network_recipe(
+    name: str, target: str | None = None, keep: Sequence[str] = (), min_sqnr: float | None = None
+) -> NetworkRecipe:
     """The recipe that a preset's name or a TOML file stands for; ValueError says what is wrong and what is allowed.
 
-    `target` goes before the file's; None: the file's, else this machine's. `keep` is added to the file's.
+    `target` goes before the file's; None: the file's, else this machine's. `keep` is added to the file's, `min_sqnr`
+    goes before it.
     """
     path = Path(name)
     if path.suffix.lower() == ".toml":
@@ -61,7 +64,8 @@ def load_network_recipe(name: str, target: str | None = None, keep: Sequence[str
             raise PlainError(f"{name}: {error}") from error
     else:
         recipe = find_network_recipe(name, find_target(target or default_target(this_machine())).name)
-    return replace(recipe, keep=tuple(dict.fromkeys((*recipe.keep, *keep))))
+    asked = recipe.min_sqnr if min_sqnr is None else min_sqnr
+    return replace(recipe, keep=tuple(dict.fromkeys((*recipe.keep, *keep))), min_sqnr=asked)
 
 
 def read_network_recipe(text: str, target: str | None = None) -> NetworkRecipe:

@@ -10,10 +10,12 @@ from bitwright.report.network_records import (
     Delivery,
     Edit,
     Engine,
+    Goal,
     Metric,
     NetworkPage,
     Output,
     PointRow,
+    Round,
     Samples,
     Scores,
     Speed,
@@ -63,6 +65,7 @@ def compose_network(folder: Path) -> NetworkPage:
             Tried(rule_of(child(one, "rule")), number(one, "output_noise")) for one in entries(manifest, "range_rules")
         ),
         edits=edits_of(child(manifest, "edits")),
+        goal=goal_of(child(manifest, "goal")),
         findings=texts(manifest, "findings"),
         delivery=delivery_of(read_json(folder / "delivery.json")),
     )
@@ -213,6 +216,21 @@ def edits_of(edits: Entry) -> tuple[Edit, ...]:
         for name, one in edits.items()
         if isinstance(one, dict)
     )
+
+
+def goal_of(goal: Entry) -> Goal | None:
+    """The goal, if there was one, with what every round found."""
+    asked = tuple(
+        f"{text(one, 'metric')}, at most {number(one, 'max_drop'):g} worse"
+        if number(one, "max_drop") is not None
+        else f"at least {number(one, 'min_sqnr') or 0:g} dB"
+        for one in entries(goal, "goals")
+    )
+    rounds = tuple(
+        Round(number(one, "float"), tuple(numbers(one.get("found"))), number(one, "noise"))
+        for one in entries(goal, "rounds")
+    )
+    return Goal(tuple(map(clean, asked)), goal.get("is_met") is True, rounds) if asked else None
 
 
 def _shortened(places: tuple[str, ...]) -> tuple[str, ...]:

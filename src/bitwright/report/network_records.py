@@ -125,6 +125,24 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """One round of the pursuit of a goal: operators that stayed float for it, what was found, the outputs' noise."""
+
+    floats: float | None
+    found: tuple[float | None, ...]
+    noise: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What was asked of the outputs, whether they are so, and the rounds it took."""
+
+    asked: tuple[str, ...]
+    is_met: bool
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkPage:
     """All that the page draws of a network."""
 
@@ -145,5 +163,6 @@ class NetworkPage:
     points: tuple[PointRow, ...]
     rules: tuple[Tried, ...]
     edits: tuple[Edit, ...]
+    goal: Goal | None
     findings: tuple[str, ...]
     delivery: Delivery | None

@@ -21,15 +21,16 @@ from bitwright.store.samples import Samples, read_samples
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A preset's name or a TOML file, the target, and nodes to keep in float."""
+    """A preset's name or a TOML file, the target, nodes to keep in float, and decibels that the outputs shall have."""
 
     name: str
     target: str | None = None
     keep: tuple[str, ...] = ()
+    min_sqnr: float | None = None
 
     def recipe(self) -> NetworkRecipe:
         """All of it as a recipe; ValueError where something is not known."""
-        return load_network_recipe(self.name, self.target, self.keep)
+        return load_network_recipe(self.name, self.target, self.keep, self.min_sqnr)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from bitwright.cli.memory import PeakMemory, host
 from bitwright.cli.network.deliver import check_exports, find_form, note_delivery, show_delivery, verify_file
 from bitwright.cli.network.given import Asked, Given
 from bitwright.engine.network import Step, quantize_network
+from bitwright.evaluate.metric import LargestDrop, callable_model
 from bitwright.export.delivered import exported_inside, file_bytes, stored_bytes
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
 from bitwright.recipe.network_text import check_keep
 from bitwright.store.files import read_json, write_json
+from bitwright.store.hooks import load_hook
 from bitwright.store.network_artifact import EXPORTED
+from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.random_samples import random_samples
 
 _SHOWN = 16  # random samples that a file is verified on where none were given
@@ -35,8 +38,33 @@ class NetworkOptions:
     output: Path
     threads: int | None
     to: str | None
+    drop: Drop | None
     verify: bool
     json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The user's metric by its name, and how much worse it may become."""
+
+    metric: str
+    most: float
+
+    @staticmethod
+    def asked(metric: str | None, most: float | None) -> Drop | None:
+        """What was asked for, if anything; ValueError where one is missing, or cannot be."""
+        if metric is None and most is None:
+            return None
+        if metric is None or most is None:
+            raise ValueError("--metric and --max-drop go together: what is measured, and how much worse it may become")
+        if not most > 0:
+            raise ValueError(f"--max-drop is how much worse the metric may become, above 0; found {most:g}")
+        load_hook(metric)
+        return Drop(metric, most)
+
+    def goal(self, source: OnnxSource) -> LargestDrop:
+        """The goal for a source."""
+        return LargestDrop(load_hook(self.metric), self.metric, self.most, callable_model(source))
 
 
 def quantize_whole(options: NetworkOptions) -> None:
@@ -54,7 +82,8 @@ def quantize_whole(options: NetworkOptions) -> None:
     err.print(told if samples is None else f"{samples.count} samples: {samples.preprocessing}", soft_wrap=True)
     started, progress = time.monotonic(), Progress()
     with PeakMemory() as peak:
-        network = quantize_network(source, recipe, options.output, samples, progress)
+        goal = None if options.drop is None else options.drop.goal(source)
+        network = quantize_network(source, recipe, options.output, samples, progress, goal)
     try:
         file = exported_inside(network, form)
     except ExportError as error:
@@ -150,6 +179,23 @@ def show_edits(manifest: dict[str, Any]) -> None:
         )
 
 
+def show_goal(manifest: dict[str, Any]) -> None:
+    """Whether the outputs are as good as was asked, and what that took."""
+    goal = manifest.get("goal")
+    if goal is None:
+        return
+    last = goal["rounds"][-1]
+    for asked, found in zip(goal["goals"], last["found"], strict=True):
+        if "metric" in asked:
+            say(f"{asked['metric']}: {found:.4g} worse, {asked['max_drop']:g} allowed")
+        else:
+            say(f"outputs: {found:.1f} dB, {asked['min_sqnr']:g} asked")
+    if last["float"]:
+        say(f"  {last['float']} operators stay float for it")
+    if not goal["is_met"]:
+        show_warning("not as good as asked: this is what comes nearest; weights or edits with more bits may do it")
+
+
 def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False)
     table.add_row("before", size(data["bytes_original"]))
@@ -158,6 +204,7 @@ def _show(options: NetworkOptions, data: dict[str, Any]) -> None:
     show(table)
     show_floats(data["manifest"])
     show_edits(data["manifest"])
+    show_goal(data["manifest"])
     if data["delivery"] is not None:
         show_delivery(data["delivery"])
     path = data["artifact"]

@@ -157,8 +157,16 @@ function engineParts(engine) {
 }
 
 function drawSearch() {
-  const { edits, rules } = DATA,
+  const { edits, rules, goal } = DATA,
     host = body("search");
+  if (goal)
+    host.append(
+      html("h3", {}, `Goal: ${goal.is_met ? "met" : "not met; this comes nearest"}`),
+      plainTable(
+        [["Stay float for it", true], ...goal.asked.map(asked => [asked, true]), ["Output noise", true]],
+        goal.rounds.map(round => [String(round.floats), ...round.found.map(figure), figure(round.noise)]),
+      ),
+    );
   if (!edits.length && !rules.length)
     return void host.append(html("p", { class: "quiet" }, "Nothing was tried: the recipe has one range rule and no edits."));
   for (const edit of edits) {
