@@ -164,7 +164,7 @@ function drawSearch() {
       html("h3", {}, `Goal: ${goal.is_met ? "met" : "not met; this comes nearest"}`),
       plainTable(
         [["Stay float for it", true], ...goal.asked.map(asked => [asked, true]), ["Output noise", true]],
-        goal.rounds.map(round => [String(round.floats), ...round.found.map(figure), figure(round.noise)]),
+        goal.rounds.map(round => [String(round.floats), ...round.found.map(one => figure(one)), figure(round.noise)]),
       ),
     );
   if (!edits.length && !rules.length)
