@@ -51,6 +51,8 @@ def specialize(
         say(f"{name}: still decided in every run" + ("" if sizes else "; sizes of inputs (--shape) may decide it"))
     said = "computes the same as the model on random inputs"
     say(f"{output}: {size(output.stat().st_size)}, {found.doubt or said}")
+    if found.doubt is not None:
+        say("  with --shape for inputs of free sizes it may run")
     say(f"next: bitwright quantize {output} --recipe int8 --calibration FILE_OR_DIR --to onnx -o OUT")
 
 

@@ -155,7 +155,7 @@ class Relief:
         ranges = self._ranges(held.plan, now)
         after = self.judge.noise(self.runner, ranges.points)
         spent = sum(costs.get(name, 0) for name in nodes) / max(1, sum(costs.values()))
-        return _stepped(now, _Option(nodes, held.plan, 0.0, spent), ranges, (1 - after / noise, after))
+        return _stepped(now, _Option(nodes, held.plan, 0.0, spent), ranges, (1 - after / max(noise, 1e-30), after))
 
     def _with(self, now: Relieved, option: _Option) -> Relieved:
         """What an option comes to, before its ranges are known."""

@@ -185,6 +185,8 @@ def warnings(planned: Planned, machine: Machine) -> Iterator[str]:
             f"{plan.target.engine} multiplies dynamically quantized activations in float, slower than fp32: "
             "int8 is fast there, and w8a16 is as small as this"
         )
+    if recipe.min_sqnr is not None:
+        yield "min_sqnr: the time is that of one round; where the outputs are not good enough, up to 7 more follow"
     inner = [node.name for node in network.nodes if _has_subgraph(node)]
     if inner:
         yield f"what is inside {', '.join(inner[:3])} stays float ({len(inner)} operators with subgraphs)"
