@@ -123,14 +123,6 @@ def test_sizes_decide_where_they_are_known(rows: int, branch: str, tmp_path: Pat
     np.testing.assert_array_equal(run(tmp_path / "out.onnx", feeds), run(tmp_path / "m.onnx", feeds))
 
 
-def test_an_input_of_unknown_rank_gets_one(tmp_path: Path) -> None:
-    model = parser.parse_model(body(*FORMS["plain"], first=f"{SIZE} c = Equal (n, two)"))
-    model.graph.input[0].type.tensor_type.ClearField("shape")
-    onnx.save(model, tmp_path / "m.onnx")
-    found = specialize(tmp_path / "m.onnx", tmp_path / "out.onnx", {}, {"x": (1, 4)})
-    assert found.taken == (("y", "then"),) and found.doubt is None
-
-
 def test_what_depends_on_other_inputs_is_left(tmp_path: Path) -> None:
     first = "m = ReduceMax <keepdims: int = 0> (x) z = Sub (m, m) c = Greater (m, z)"
     found = specialized(tmp_path, body(*FORMS["plain"], first=first))

@@ -89,10 +89,7 @@ def _input(model: ModelProto, name: str) -> ValueInfoProto:
 
 def _resize(value: ValueInfoProto, sizes: Sequence[int]) -> None:
     """Give an input these sizes."""
-    kind = value.type.tensor_type
-    if not kind.HasField("shape"):
-        kind.shape.dim.extend([onnx.TensorShapeProto.Dimension()] * len(sizes))
-    dims = kind.shape.dim
+    dims = value.type.tensor_type.shape.dim
     known = list(map(size_of, dims))
     agrees = len(known) == len(sizes) and all(a in (None, b) for a, b in zip(known, sizes, strict=True))
     if not agrees or any(size < 0 for size in sizes):
