@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,33 @@ def test_a_goal_that_cannot_be_met_is_said(source: OnnxSource, tmp_path: Path) -
     assert not manifest["goal"]["is_met"] and found(manifest) < 300
     figures = [round_["found"][0] for round_ in manifest["goal"]["rounds"]]
     assert figures[-1] == max(figures) and manifest["roles"]
+
+
+@dataclass(frozen=True)
+class Wayward:
+    """A goal that is missed by less and less, and then by more."""
+
+    misses: tuple[float, ...] = (8.0, 2.0, 4.0, 6.0)
+    seen: list[float] = field(default_factory=list)
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        return {"metric": "wayward", "max_drop": 1.0}
+
+    def figure(self, noise: float, network: Simulation) -> float:
+        self.seen.append(noise)
+        return self.misses[len(self.seen) - 1]
+
+    def excess(self, figure: float) -> float:
+        return figure
+
+
+def test_what_comes_nearest_is_taken(source: OnnxSource, tmp_path: Path) -> None:
+    manifest = made(source, PLAIN, tmp_path / "out", Wayward())
+    rounds = manifest["goal"]["rounds"]
+    assert not manifest["goal"]["is_met"] and manifest["goal"]["taken"] == 1 and len(rounds) > 2
+    relieved = {node for step in manifest["relief"] for node in step["nodes"]}
+    assert len(relieved) == rounds[1]["float"] < rounds[2]["float"]
 
 
 def test_where_no_activation_is_in_codes_a_goal_is_only_held_against(source: OnnxSource, tmp_path: Path) -> None:

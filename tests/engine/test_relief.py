@@ -20,8 +20,8 @@ from bitwright.store.sample_set import Samples, Stacking
 from networks import exported, network, sample
 
 
-def started(tmp_path: Path) -> tuple[Relief, NetworkPlan, Ranges]:
-    """The residual network with ranges from extremes."""
+def started(tmp_path: Path, is_counted: bool = True) -> tuple[Relief, NetworkPlan, Ranges]:
+    """The residual network with ranges from extremes; `is_counted`: histograms are known beside them."""
     runner = OnnxRunner(exported(network("residual", 0), tmp_path, "residual"))
     held: Tensor = sample(network("residual", 0), 48, 0)[0]
 
@@ -31,7 +31,7 @@ def started(tmp_path: Path) -> tuple[Relief, NetworkPlan, Ranges]:
     samples = Samples(48, "random", Stacking(True, None), read)
     plan = plan_network(runner.network, int8())
     values = [v for some in plan.placement.sources(runner.network).values() for v in some]
-    observed = observe(runner, list(dict.fromkeys(values)), samples.batches(16))
+    observed = observe(runner, list(dict.fromkeys(values)), samples.batches(16), is_counted=is_counted)
     judge = Judge(runner, held_out(samples))
     relief = Relief(runner, judge, observed, lambda reasons: plan_network(runner.network, int8(), reasons))
     return relief, plan, best_ranges(plan, runner, observed, (MinMaxRange(),), judge)
@@ -53,8 +53,9 @@ def read_by_last(relief: Relief) -> str:
     return relief.runner.network.nodes[-1].inputs[0]
 
 
-def test_a_value_that_makes_most_of_the_error_is_relieved_and_named(tmp_path: Path) -> None:
-    relief, plan, ranges = started(tmp_path)
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_a_value_that_makes_most_of_the_error_is_relieved_and_named(is_counted: bool, tmp_path: Path) -> None:
+    relief, plan, ranges = started(tmp_path, is_counted)
     value, last = read_by_last(relief), relief.runner.network.nodes[-1]
     bad = spoiled(ranges, value)
     found = relief.relieve(plan, bad, fresh(tmp_path))

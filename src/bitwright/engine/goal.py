@@ -90,16 +90,21 @@ class Pursuit:
 
     def pursue(self, relieved: Relieved) -> tuple[Relieved, Rounded, Mapping[str, Any]]:
         """What meets all goals, or what comes nearest; notes say which, and what was found on the way."""
-        found, rounds = self.rounded(relieved), []
+        now, found = relieved, self.rounded(relieved)
+        rounds: list[dict[str, Any]] = []
+        best, least = (now, found, 0), math.inf
         while True:
             noise, excess, figures = self._held_against(found)
-            rounds.append({"noise": noise, "found": figures, "float": len(relieved.reasons)})
+            if excess < least:
+                best, least = (now, found, len(rounds)), excess
+            rounds.append({"noise": noise, "found": figures, "float": len(now.reasons)})
             self.on_step(Step("goal", len(rounds), ROUNDS))
-            more = self._further(relieved, noise, excess) if excess > 1 and len(rounds) < ROUNDS else None
+            more = self._further(now, noise, excess) if excess > 1 and len(rounds) < ROUNDS else None
             if more is None:
-                told = [dict(goal.told) for goal in self.goals]
-                return relieved, found, {"goals": told, "is_met": excess <= 1, "rounds": rounds}
-            relieved, found = more, self.rounded(more)
+                break
+            now, found = more, self.rounded(more)
+        told = [dict(goal.told) for goal in self.goals]
+        return best[0], best[1], {"goals": told, "is_met": least <= 1, "rounds": rounds, "taken": best[2]}
 
     def _held_against(self, found: Rounded) -> tuple[float, float, list[float]]:
         """The noise of the outputs, the largest factor by which that is too much, and the figure of each goal."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from inspect import getattr_static
 from pathlib import Path
 from typing import Any, final
@@ -65,7 +66,12 @@ class Measured:
 
 def measure_metric(metric: Metric, name: str, original: Model, delivered: Model) -> Measured:
     """The metric of both models. Raises EvaluateError where it returns anything but finite numbers."""
-    before, after = _scores(metric, name, original, "original"), _scores(metric, name, delivered, "delivered model")
+    before = _scores(metric, name, original, "original")
+    return _measured(metric, name, before, _scores(metric, name, delivered, "delivered model"))
+
+
+def _measured(metric: Metric, name: str, before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> Measured:
+    """What the scores of both models come to."""
     if before.shape != after.shape:
         raise EvaluateError(
             f"--metric {name}: {_count(before)} for the original, but {_count(after)} for the delivered model; it must "
@@ -82,7 +88,8 @@ class LargestDrop:
     """A goal: the metric of a network, held against the original's, may be worse by `most` and no more."""
 
     def __init__(self, metric: Metric, name: str, most: float, original: Model) -> None:
-        self.metric, self.name, self.most, self.original = metric, name, most, original
+        self.metric, self.name, self.most = metric, name, most
+        self._before = cache(lambda: _scores(metric, name, original, "original"))
 
     @property
     def told(self) -> Mapping[str, Any]:
@@ -91,7 +98,8 @@ class LargestDrop:
 
     def figure(self, noise: float, network: Runnable) -> float:
         """By how much the metric is worse."""
-        return measure_metric(self.metric, self.name, self.original, callable_model(network)).loss
+        after = _scores(self.metric, self.name, callable_model(network), "quantized model")
+        return _measured(self.metric, self.name, self._before(), after).loss
 
     def excess(self, figure: float) -> float:
         """The loss over the largest that is allowed: to either side no further than makes sense as noise."""

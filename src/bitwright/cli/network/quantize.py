@@ -184,14 +184,14 @@ def show_goal(manifest: dict[str, Any]) -> None:
     goal = manifest.get("goal")
     if goal is None:
         return
-    last = goal["rounds"][-1]
-    for asked, found in zip(goal["goals"], last["found"], strict=True):
+    taken = goal["rounds"][goal["taken"]]
+    for asked, found in zip(goal["goals"], taken["found"], strict=True):
         if "metric" in asked:
             say(f"{asked['metric']}: {found:.4g} worse, {asked['max_drop']:g} allowed")
         else:
             say(f"outputs: {found:.1f} dB, {asked['min_sqnr']:g} asked")
-    if last["float"]:
-        say(f"  {last['float']} operators stay float for it")
+    if taken["float"]:
+        say(f"  {taken['float']} operators stay float for it")
     if not goal["is_met"]:
         show_warning("not as good as asked: this is what comes nearest; weights or edits with more bits may do it")
 
