@@ -63,6 +63,11 @@ def test_a_goal_is_the_metrics_loss_over_the_largest_that_is_allowed(tmp_path: P
     assert worse.told == {"metric": "m:level", "max_drop": 0.5}
 
 
+def test_a_metric_that_fails_on_the_original_fails_before_anything_is_quantized() -> None:
+    with pytest.raises(EvaluateError, match="for the original"):
+        LargestDrop(lambda model: float("nan"), "m:bad", 0.5, times(1))
+
+
 def test_scores_are_paired() -> None:
     found = measure_metric(scores, "m:scores", times(1), lambda given: given + 0.5)
     assert found.samples == 40

@@ -123,6 +123,14 @@ def test_sizes_decide_where_they_are_known(rows: int, branch: str, tmp_path: Pat
     np.testing.assert_array_equal(run(tmp_path / "out.onnx", feeds), run(tmp_path / "m.onnx", feeds))
 
 
+def test_a_number_that_floats_only_come_near_to_is_a_value(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> main (float[2] x, float k) => (float[2] y) { y = Mul (x, k) }'
+    onnx.save(parser.parse_model(text), tmp_path / "m.onnx")
+    assert specialize(tmp_path / "m.onnx", tmp_path / "out.onnx", {"k": 0.1}).doubt is None
+    feeds = {"x": np.array([1, 2], np.float32), "k": np.array(9, np.float32)}
+    np.testing.assert_allclose(run(tmp_path / "out.onnx", feeds), [0.1, 0.2], rtol=1e-6)
+
+
 def test_what_depends_on_other_inputs_is_left(tmp_path: Path) -> None:
     first = "m = ReduceMax <keepdims: int = 0> (x) z = Sub (m, m) c = Greater (m, z)"
     found = specialized(tmp_path, body(*FORMS["plain"], first=first))

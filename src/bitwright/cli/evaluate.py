@@ -24,12 +24,6 @@ TextOption = Annotated[
     Path | None,
     typer.Option("--text", "-t", help="Language models: held-out text, a file or a folder.", show_default=False),
 ]
-MetricOption = Annotated[
-    str | None,
-    typer.Option(
-        "--metric", "-m", help="Whole networks: pkg.mod:function that gets a model and scores it.", show_default=False
-    ),
-]
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="Whole networks: samples to compare outputs on.", show_default=False),
@@ -44,7 +38,7 @@ def evaluate(
     artifact: Annotated[Path, typer.Argument(help="The folder that quantize wrote.", show_default=False)],
     against: AgainstOption,
     text: TextOption = None,
-    metric: MetricOption = None,
+    metric: options.MetricOption = None,
     data: DataOption = None,
     loader: options.LoaderOption = None,
     samples: CountOption = None,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from inspect import getattr_static
 from pathlib import Path
 from typing import Any, final
@@ -85,11 +84,14 @@ def _measured(metric: Metric, name: str, before: Float[Tensor, "..."], after: Fl
 
 @final
 class LargestDrop:
-    """A goal: the metric of a network, held against the original's, may be worse by `most` and no more."""
+    """A goal: the metric of a network, held against the original's, may be worse by `most` and no more.
+
+    The original is measured at once; EvaluateError where that gives anything but finite numbers, before other work.
+    """
 
     def __init__(self, metric: Metric, name: str, most: float, original: Model) -> None:
         self.metric, self.name, self.most = metric, name, most
-        self._before = cache(lambda: _scores(metric, name, original, "original"))
+        self._before = _scores(metric, name, original, "original")
 
     @property
     def told(self) -> Mapping[str, Any]:
@@ -99,7 +101,7 @@ class LargestDrop:
     def figure(self, noise: float, network: Runnable) -> float:
         """By how much the metric is worse."""
         after = _scores(self.metric, self.name, callable_model(network), "quantized model")
-        return _measured(self.metric, self.name, self._before(), after).loss
+        return _measured(self.metric, self.name, self._before, after).loss
 
     def excess(self, figure: float) -> float:
         """The loss over the largest that is allowed: to either side no further than makes sense as noise."""

@@ -111,7 +111,7 @@ def _filled(value: ValueInfoProto, number: Number) -> Any:
         )
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
     filled = np.full(sizes, number).astype(dtype) if dtype.kind in "fiub" else None
-    if filled is None or not bool((filled == number).all()):
+    if filled is None or (dtype.kind != "f" and not bool((filled == number).all())):
         raise SourceError(f"{value.name}: holds {dtype.name}, which cannot be {number}")
     return filled
 
