@@ -52,10 +52,9 @@ from bitwright.store.loader import Loaded, run_loader
 from bitwright.store.module_source import source_of
 from bitwright.store.network_artifact import open_network as open_artifact
 from bitwright.store.network_artifact import read_manifest
-from bitwright.store.network_source import open_network
+from bitwright.store.network_source import open_network, read_samples_for
 from bitwright.store.onnx_source import OnnxSource, read_model
 from bitwright.store.onnx_specialize import Specialized, specialize
-from bitwright.store.processors import read_processors
 from bitwright.store.quantized import QuantizedNetwork
 from bitwright.store.sample_set import Samples
 from bitwright.store.samples import read_samples as read_for
@@ -130,15 +129,15 @@ def take_samples(source: OnnxSource, batches: Batches, count: int | None = None)
     return _loaded(batches, count).samples(_inputs(source), count)
 
 
-def read_samples(source: OnnxSource, path: Path, count: int | None = None, model: Path | None = None) -> Samples:
+def read_samples(source: OnnxSource, path: Path, count: int | None = None, model: str | Path | None = None) -> Samples:
     """`count` samples (None: all) spaced evenly over the text, pictures, sounds or arrays in a file or folder.
 
-    `model`: the Hugging Face folder that the source was made from, whose tokenizer and processors prepare them. Raises
-    ValueError for what does not fit the network's inputs.
+    `model`: the Hugging Face folder that the source was made from, whose tokenizer and processors prepare them, or the
+    part of its model. Raises ValueError for what does not fit the network's inputs.
     """
-    inputs = _inputs(source)
-    processors = None if model is None else read_processors(model, [value.name for value in inputs])
-    return read_for(path, inputs, count, processors)
+    if model is None:
+        return read_for(path, _inputs(source), count)
+    return read_samples_for(str(model), source.network(), path, count)
 
 
 def _inputs(source: OnnxSource) -> list[Value]:

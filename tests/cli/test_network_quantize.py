@@ -10,13 +10,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import transformers
 
 from bitwright.evaluate.metric import callable_model
 from bitwright.store.onnx_source import OnnxSource
-from cli.conftest import call, refused
+from cli.conftest import ROOT, call, refused
 
 FACTORY = """
 import torch
+import transformers
 from torch import nn
 
 def build():
@@ -177,6 +179,7 @@ def test_an_unknown_node_to_keep_is_refused_before_anything_is_written(
 
 METRIC = """
 import torch
+import transformers
 
 def energy(model):
     given = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -252,3 +255,29 @@ def test_a_stopped_run_says_how_to_go_on_and_then_does(
     notes = json.loads((out / "run.json").read_text())["notes"]
     assert len(notes) == 2 and "trial: the digest of 00000 differs; it is computed again" in notes
     assert "equalize: " in found.stdout and "absorb: " in found.stdout and not first.exists()
+
+
+def test_a_part_of_a_model_goes_through_all_verbs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "vocab_size": 4096}
+    ends = {"decoder_start_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
+    folder, out = tmp_path / "model", tmp_path / "out"
+    transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, **ends)).save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(ROOT / "examples" / "bookllama")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"He went to the {word} and came back." for word in ("sea", "house", "king", "wood")))
+    part = f"{folder}:decoder_with_past"
+    arguments = ("-r", "int8", "-c", text, "--length", 12, "--samples", 8)
+    planned = call("plan", part, *arguments, "--json")
+    assert planned.exit_code == 0, planned.output
+    made = call("quantize", part, *arguments, "-o", out, "--to", "onnx", "--no-verify", "--json")
+    assert made.exit_code == 0, made.output
+    file = Path(json.loads(made.stdout)["export"])
+    takes = {value.name for value in onnx.load(file).graph.input}
+    assert takes >= {"input_ids", "encoder_attention_mask", "past_key_values.0.decoder.key"}
+    scored = call("evaluate", out, "--against", part, "--data", text, "--length", 12, "--json")
+    assert scored.exit_code == 0, scored.output
+    assert call("export", out, "--to", "onnx", "-o", tmp_path / "file", "--no-verify").exit_code == 0
+    assert "is not the model that" in refused("evaluate", out, "--against", f"{folder}:decoder", "--data", text)

@@ -25,7 +25,10 @@ from bitwright.store.batches import Batches, TextError, read_batches
 from bitwright.store.source import Source, open_source
 
 ModelArgument = Annotated[
-    Path, typer.Argument(help="A Hugging Face folder, an .onnx file, or pkg.mod:factory.", show_default=False)
+    Path,
+    typer.Argument(
+        help="A Hugging Face folder (or FOLDER:encoder ...), an .onnx file, or pkg.mod:factory.", show_default=False
+    ),
 ]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="A preset's name or a TOML file.", show_default=False)

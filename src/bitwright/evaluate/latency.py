@@ -21,6 +21,8 @@ from torch import Tensor
 from bitwright.evaluate.bootstrap import LEVEL, RESAMPLES
 
 Clock = Callable[[], float]
+_FEWEST = 5  # pairs
+_NAMED = 4  # shapes of a batch
 
 
 @final
@@ -28,10 +30,12 @@ Clock = Callable[[], float]
 class Timing:
     """How long to measure: pairs are added until `seconds` have passed, at least `least` and at most `most` of them.
 
-    `shortest`: seconds that one timing shall last; shorter runs are repeated within it.
+    Of runs so slow that `least` pairs take longer than `patience` seconds there are fewer, but five. `shortest`:
+    seconds that one timing shall last; shorter runs are repeated within it.
     """
 
     seconds: float = 4.0
+    patience: float = 30.0
     least: int = 12
     most: int = 200
     shortest: float = 0.002
@@ -72,7 +76,11 @@ def time_pairs(
     repeats = [_repeats(run, timing.shortest, clock) for run in (first, other)]
     found: list[tuple[float, float]] = []
     start = clock()
-    while len(found) < timing.least or (len(found) < timing.most and clock() - start < timing.seconds):
+    while len(found) < timing.most:
+        spent = clock() - start
+        wanted = timing.least if spent < timing.patience else min(_FEWEST, timing.least)
+        if spent >= timing.seconds and len(found) >= wanted:
+            break
         if len(found) % 2 == 0:
             ours = _time(first, repeats[0], clock)
             theirs = _time(other, repeats[1], clock)
@@ -95,8 +103,9 @@ def latency(pairs: Float64[Tensor, "pairs 2"], against: str, batch: str, seed: i
 
 
 def batch_text(shapes: Sequence[Sequence[int]]) -> str:
-    """Shapes as a person writes them."""
-    return ", ".join("x".join(str(size) for size in shape) or "scalar" for shape in shapes)
+    """Shapes as a person writes them, the first four."""
+    said = ["x".join(str(size) for size in shape) or "scalar" for shape in shapes]
+    return ", ".join(said[:_NAMED]) + (f" and {len(said) - _NAMED} more" if len(said) > _NAMED else "")
 
 
 def _repeats(run: Callable[[], object], shortest: float, clock: Clock) -> int:

@@ -53,7 +53,7 @@ def folder_source(model_folder: Path, folder: Path) -> OnnxSource:
     """
     config = read_config(model_folder)
     digest = folder_digest(model_folder)
-    model, notes = _load(config, model_folder)
+    model, notes = load_model(config, model_folder)
     takes = inspect.signature(model.forward).parameters
     processors = read_processors(model_folder, takes)
     example, odd = (_given(processors.example(is_odd), takes) for is_odd in (False, True))
@@ -67,8 +67,8 @@ def folder_source(model_folder: Path, folder: Path) -> OnnxSource:
         if "decoder_input_ids" not in takes:
             raise
         raise SourceError(
-            f"{error} ({type(model).__name__} has an encoder and a decoder: give each as module:factory, or as an ONNX "
-            f"file of its own)"
+            f"{error} ({type(model).__name__} has an encoder and a decoder, and writes one token after the other: give "
+            f"its parts, {model_folder}:encoder, {model_folder}:decoder and {model_folder}:decoder_with_past)"
         ) from error
     return replace(source, notes=(*notes, *source.notes), made_from=digest)
 
@@ -103,7 +103,7 @@ def folder_digest(model_folder: Path) -> str:
     return files.digest((model_folder / "config.json").read_bytes())
 
 
-def _load(config: PreTrainedConfig, model_folder: Path) -> tuple[nn.Module, tuple[str, ...]]:
+def load_model(config: PreTrainedConfig, model_folder: Path) -> tuple[nn.Module, tuple[str, ...]]:
     """The model in eval mode, all its weights from the folder, and what is to be said about it.
 
     It has no head where `architectures` names none, where the weight files lack it, and where it only served training.

@@ -2,7 +2,8 @@
 
 `model.onnx` is a network as it is. `package.module:factory` is a PyTorch module, which needs an example of its inputs
 to be exported. A Hugging Face folder holds a network for any task, or a causal language model, which is not opened
-here: those are quantized block by block from the folder itself.
+here: those are quantized block by block from the folder itself. `FOLDER:encoder`, `FOLDER:decoder` and
+`FOLDER:decoder_with_past` are parts of a model that has both.
 """
 
 from __future__ import annotations
@@ -11,13 +12,22 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
+from bitwright.graph.network import Network
+from bitwright.store.encoder_decoder import FolderPart
 from bitwright.store.folder_source import folder_digest, folder_source, is_causal
 from bitwright.store.hooks import load_hook
 from bitwright.store.module_source import Example, build_module, module_digest, module_source
 from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.part_source import part_digest, part_samples, part_source
+from bitwright.store.processors import read_processors
+from bitwright.store.sample_set import Samples
+from bitwright.store.samples import read_samples
 from bitwright.store.source_error import SourceError
 
-ALLOWED = "give an .onnx file, a Hugging Face folder, or package.module:factory for a PyTorch module"
+ALLOWED = (
+    "give an .onnx file, a Hugging Face folder (or one of its parts, FOLDER:encoder, FOLDER:decoder, "
+    "FOLDER:decoder_with_past), or package.module:factory for a PyTorch module"
+)
 
 
 class ModelKind(Enum):
@@ -31,9 +41,9 @@ class ModelKind(Enum):
 
 def kind_of(name: str) -> ModelKind:
     """What `name` stands for: what lies there if something does, else what it looks like. Raises SourceError."""
-    path = Path(name)
-    if path.is_dir():
-        return ModelKind.CAUSAL if is_causal(path) else ModelKind.FOLDER
+    path, place = Path(name), FolderPart.named(name)
+    if place is not None:
+        return ModelKind.CAUSAL if place.part is None and is_causal(path) else ModelKind.FOLDER
     if path.suffix.lower() == ".onnx":
         return ModelKind.ONNX
     if path.exists():
@@ -54,7 +64,8 @@ def open_network(name: str, folder: Path, example: Example | None = None) -> Onn
         case ModelKind.ONNX:
             return OnnxSource.open(Path(name))
         case ModelKind.FOLDER:
-            return folder_source(Path(name), folder)
+            place = _place(name)
+            return folder_source(place.folder, folder) if place.part is None else part_source(place, folder)
         case ModelKind.MODULE:
             if example is None:
                 raise SourceError(
@@ -74,12 +85,35 @@ def network_digest(name: str) -> str:
         case ModelKind.ONNX:
             return OnnxSource.open(Path(name)).digest()
         case ModelKind.FOLDER:
-            return folder_digest(Path(name))
+            place = _place(name)
+            return folder_digest(place.folder) if place.part is None else part_digest(place)
         case ModelKind.MODULE:
             return module_digest(build_module(load_hook(name), name))
         case ModelKind.CAUSAL:
             raise SourceError(_refusal(name))
     assert_never(kind)
+
+
+def read_samples_for(
+    model: str, network: Network, path: Path, count: int | None = None, length: int | None = None
+) -> Samples:
+    """`count` samples (None: all) in files for the network that `model` stands for, which a folder's model prepares.
+
+    `length` is in tokens, for text alone. Raises SamplesError, and SourceError for a folder that cannot prepare them.
+    """
+    inputs = [network.values[name] for name in network.inputs]
+    if kind_of(model) is not ModelKind.FOLDER:
+        return read_samples(path, inputs, count, length=length)
+    place = _place(model)
+    if place.part is not None:
+        return part_samples(place, inputs, path, count, length)
+    return read_samples(path, inputs, count, read_processors(place.folder, network.inputs), length)
+
+
+def _place(name: str) -> FolderPart:
+    found = FolderPart.named(name)
+    assert found is not None
+    return found
 
 
 def _refusal(name: str) -> str:

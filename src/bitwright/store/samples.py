@@ -58,6 +58,11 @@ def read_samples(
     raise SamplesError(f"{path}: files that end in {suffix or 'nothing'} are not known; give {ALLOWED}, or a --loader")
 
 
+def holds_arrays(path: Path) -> bool:
+    """Whether it is an .npz or .npy file, or a folder with one in it."""
+    return path.suffix.lower() in ARRAYS or any(file.suffix.lower() in ARRAYS for file in path.rglob("*"))
+
+
 def _from_folder(
     path: Path, inputs: Sequence[Value], count: int | None, processors: Processors, length: int | None
 ) -> Samples:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +86,36 @@ def export_module(
     with torch.no_grad(), _quiet():
         names = _output_names(module(*args, **kwargs))
         program, fixed = _trace_freest(module, args, kwargs, free_sizes)
-        model = _translate(program, opset, names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    model.save(path, external_data=False)
-    for value in model.model.graph.initializers.values():
-        value.const_value = None  # rules of the clean-up remember the last graph that they saw
+        _save(_translate(program, opset, names), path)
     return Exported(path, fixed)
+
+
+def _save(program: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path, external_data=False)
+    for value in program.model.graph.initializers.values():
+        value.const_value = None  # rules of the clean-up remember the last graph that they saw
+
+
+def export_placed(
+    module: nn.Module, example: Mapping[str, Tensor], free: Mapping[str, Collection[int]], path: Path
+) -> Path:
+    """Write a module in eval mode that takes its inputs by place as `*args`, whose names and order are the example's.
+
+    The first axis of all is the batch, of any size, as are the axes in `free`. Raises SourceError for a module that
+    cannot be traced so.
+    """
+    batch = {0: torch.export.Dim("batch")}
+    shapes = tuple(batch | dict.fromkeys(free[name], torch.export.Dim.DYNAMIC) for name in example)
+    with torch.no_grad(), _quiet():
+        given = tuple(tensor.clone() for tensor in example.values())  # of a view, the base's sizes would count
+        names = _output_names(module(*given))
+        try:
+            program = torch.export.export(module, given, dynamic_shapes=(shapes,), strict=False)
+        except CANNOT_TRACE as error:
+            raise SourceError(f"the module cannot be traced by torch.export: {first_line(error)}") from error
+        _save(_translate(program, OPSET, names, list(example)), path)
+    return path
 
 
 def _trace_freest(
@@ -164,8 +188,9 @@ def _output_names(output: object) -> list[str] | None:
     return names
 
 
-def _translate(program: Any, opset: int, names: list[str] | None) -> Any:
-    options: Any = {"dynamo": True, "opset_version": opset, "optimize": False, "verbose": False, "output_names": names}
+def _translate(program: Any, opset: int, outputs: list[str] | None, inputs: list[str] | None = None) -> Any:
+    options: Any = {"dynamo": True, "opset_version": opset, "optimize": False, "verbose": False}
+    options |= {"output_names": outputs, "input_names": inputs}
     try:
         exported = torch.onnx.export(program, **options)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:

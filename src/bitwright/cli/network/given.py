@@ -13,10 +13,9 @@ from bitwright.store.artifact import ArtifactError
 from bitwright.store.hooks import load_hook
 from bitwright.store.loader import Loaded, run_loader
 from bitwright.store.network_artifact import EXPORTED, read_manifest
-from bitwright.store.network_source import ModelKind, kind_of, network_digest, open_network
+from bitwright.store.network_source import ModelKind, kind_of, network_digest, open_network, read_samples_for
 from bitwright.store.onnx_source import OnnxSource
-from bitwright.store.processors import read_processors
-from bitwright.store.samples import Samples, read_samples
+from bitwright.store.sample_set import Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,10 @@ class Given:
 
     def _samples(self, source: OnnxSource, loaded: Loaded | None) -> Samples:
         network = source.network()
-        inputs = [network.values[name] for name in network.inputs]
         if loaded is not None:
-            return loaded.samples(inputs, self.count)
+            return loaded.samples([network.values[name] for name in network.inputs], self.count)
         assert self.files is not None
-        processors = None
-        if kind_of(self.model) is ModelKind.FOLDER:
-            processors = read_processors(Path(self.model), network.inputs)
-        return read_samples(self.files, inputs, self.count, processors, self.length)
+        return read_samples_for(self.model, network, self.files, self.count, self.length)
 
     def _example(self) -> Any:
         """The first samples of an array file, to trace a module with; None where there are none."""
