@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor
 
 from bitwright.engine.network import quantize_network
@@ -16,13 +15,13 @@ from bitwright.recipe.network import find_network_recipe
 from bitwright.store.sample_set import Samples, Stacking
 from evaluate.deliveries import QUICK
 from here import ONNX_RUNTIME
-from networks import exported, network
+from networks import exported, network, sample
 
 
-def delivered(folder: Path, recipe: str, form: OnnxForm = OnnxForm.STANDARD) -> Delivery:
-    source = exported(network("attention"), folder)
+def delivered(folder: Path, recipe: str, form: OnnxForm = OnnxForm.STANDARD, kind: str = "attention") -> Delivery:
+    source = exported(network(kind), folder)
     (name,) = source.network().inputs
-    held = torch.randn(16, 6, 16, generator=torch.Generator().manual_seed(4))
+    held = sample(network(kind), 16, 4)[0]
 
     def read(index: int) -> tuple[str, dict[str, Tensor]]:
         return str(index), {name: held[index : index + 1]}
@@ -68,3 +67,13 @@ def test_8_bit_floats_are_labelled_as_simulated_and_their_speed_is_no_finding(tm
     assert not any("slower" in text or "fused" in text for text in found.warnings if text.startswith("ONNX Runtime"))
     reasons = {one.reason for one in trial.operators if one.is_linear}
     assert reasons == {"simulated: ONNX Runtime computes products of 8-bit floats in float32"}
+
+
+@pytest.mark.parametrize("kind", ["residual", "depthwise"])  # with ReLU and with ReLU6
+def test_clamps_before_8_bit_floats_run_as_simulated(kind: str, tmp_path: Path) -> None:
+    found = delivered(tmp_path, "fp8_static", kind=kind)
+    assert found.is_sound
+    outputs = found.trials[0].outputs[0]
+    assert outputs.original_db > 15
+    assert outputs.simulation_db > outputs.original_db + 6
+    assert not any("foretell" in text for text in found.warnings)

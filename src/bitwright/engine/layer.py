@@ -26,6 +26,7 @@ from bitwright.store.quantized import StoredWeight
 
 NO_COLUMNS = "its inputs cannot be had as columns"
 NO_SAMPLES = "no samples were given"
+A_TABLE = "rows are picked from it, not multiplied"
 
 
 @final
@@ -115,8 +116,16 @@ def round_layer(
 
 
 def round_alone(node: Node, weight: Tensor, spec: Spec, solver: Solver, why: str = NO_COLUMNS) -> Rounded:
-    """The weight of a node whose inputs are not known, rounded to nearest; no error is known. `why`: for the notes."""
-    return Rounded(_nearest(rows_of(node, weight), spec, solver), None, 0.0, 0.0, (f"{why}: rounded to nearest",))
+    """The weight of a node whose inputs are not known, rounded to nearest. `why`: for the notes.
+
+    Only of a table, whose rows are outputs themselves, is an error known: that of all rows alike.
+    """
+    matrix = rows_of(node, weight)
+    found, error = _nearest(matrix, spec, solver), 0.0
+    if node.op == "Gather":
+        why, wrong = A_TABLE, found.dequantize() - matrix
+        error = float(wrong.square().sum(dtype=torch.float64) / matrix.square().sum(dtype=torch.float64).clamp(1e-30))
+    return Rounded(found, None, error, error, (f"{why}: rounded to nearest",))
 
 
 def nearest(node: Node, step: WeightStep, weight: Tensor, solver: Solver) -> StoredWeight:

@@ -36,6 +36,7 @@ from bitwright.execute.node_walk import Change, NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Node
 from bitwright.graph.segments import Segment, segments
+from bitwright.recipe.targets import APART
 from bitwright.solvers import BlockSolver, Choice, Piece, Progress, Reconstruction, RoundedWeight
 from bitwright.solvers import Samples as Taught
 from bitwright.store.checkpoints import Checkpoints
@@ -119,7 +120,8 @@ class _Learning:
         self.offsets, self.points = dict(walked.offsets), dict(task.points)
         self.notes: list[dict[str, Any]] = []
         self._runner = OnnxRunner(task.source, threads=torch.get_num_threads())
-        weighted = {node for weight in walked.weights.values() for node in weight.nodes}
+        self._apart = {node.name for node in self.network.nodes if task.plan.placement.integer.get(node.name) in APART}
+        weighted = {node for weight in walked.weights.values() for node in weight.nodes} - self._apart
         self._parts = segments(self.network, weighted, *([1] if solver.piece is Piece.LAYER else []))
         self._moved: set[str] = set()  # values whose point was open to learning once
 
@@ -169,7 +171,8 @@ class _Learning:
         if live_segment is None or not _is_sound(live_segment, streams):
             self._note(part, "its operators cannot be run on any number of samples: codes as they were")
             return None
-        own = {name: weight for name, weight in self.weights.items() if set(weight.nodes) <= _names(part)}
+        learnable = _names(part) - self._apart
+        own = {name: weight for name, weight in self.weights.items() if set(weight.nodes) <= learnable}
         moving = self._moving(live_segment)
         fixed = {in_codes(n): activation_of(self.points[n]) for n in live_segment.points if n not in moving}
         current = {n: w.dequantize() for n, w in self.weights.items() if n in live_segment.constants and n not in own}

@@ -21,8 +21,11 @@ POSITIONS = 1 << 15  # columns of one batch that are looked at; more of the same
 
 
 def output_axis(node: Node) -> int:
-    """The axis of the weight along which the output channels lie (of one group, in a grouped ConvTranspose)."""
-    if node.op in ("Conv", "LSTM"):
+    """The axis of the weight along which the output channels lie (of one group, in a grouped ConvTranspose).
+
+    Of a table it is the one along which rows are picked.
+    """
+    if node.op in ("Conv", "LSTM", "Gather"):
         return 0
     if node.op == "Gemm":
         return 0 if node.attributes.get("transB", 0) else 1

@@ -19,6 +19,7 @@ from onnx import NodeProto, helper
 from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
+from bitwright.export.onnx_tables import add_tables
 from bitwright.export.packed_weight import Blocks, blocks_of
 from bitwright.graph.network import Node
 from bitwright.store.onnx_tensors import Narrow, Stored
@@ -40,7 +41,10 @@ class BlockedGraph:
         """The graph with every product of a quantized weight behind its DequantizeLinear."""
         nodes = {node.name: node for node in self.draft.network.nodes}
         opset = OPSET_BLOCKS
+        tables = add_tables(self.draft, self.quantized)
         for weight in self.quantized.weights.values():
+            if weight.name in tables:
+                continue
             blocks = blocks_of(weight)
             opset = max(opset, OPSET_TWO_BITS if blocks.bits == 2 else OPSET_BLOCKS)
             made = self._dequantized(weight.name, weight.nodes[0], blocks)

@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_draft import OnnxDraft
 from bitwright.export.onnx_recurrent import add_recurrent
+from bitwright.export.onnx_tables import add_tables
 from bitwright.graph.network import Node
 from bitwright.numerics import Int
 from bitwright.store.quantized import QuantizedNetwork, StoredWeight
@@ -34,9 +35,9 @@ class DynamicGraph:
     def build(self) -> OnnxDraft:
         """The graph with all products of constant weights in integers."""
         nodes = {node.name: node for node in self.draft.network.nodes}
-        recurrent = add_recurrent(self.draft, self.quantized)
+        apart = add_recurrent(self.draft, self.quantized) | add_tables(self.draft, self.quantized)
         for weight in self.quantized.weights.values():
-            if weight.name in recurrent:
+            if weight.name in apart:
                 continue
             check_weight(weight)
             turned = weight.axis == 0 and len(weight.shape) == 2

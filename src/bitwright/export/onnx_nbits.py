@@ -20,6 +20,7 @@ from onnx import NodeProto, helper
 from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
+from bitwright.export.onnx_tables import add_tables
 from bitwright.export.packed_weight import Blocks, blocks_of
 from bitwright.graph.network import Node
 from bitwright.numerics.format import pack_bits
@@ -46,7 +47,10 @@ class NBitsGraph:
     def build(self) -> OnnxDraft:
         """The graph with every product of a quantized weight as one operator."""
         nodes = {node.name: node for node in self.draft.network.nodes}
+        tables = add_tables(self.draft, self.quantized)
         for weight in self.quantized.weights.values():
+            if weight.name in tables:
+                continue
             blocks = blocks_of(weight)
             stored = self._stored(weight.name, blocks)
             for name in weight.nodes:

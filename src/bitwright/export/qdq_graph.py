@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bitwright.export.onnx_draft import OnnxDraft
 from bitwright.export.onnx_recurrent import add_recurrent
+from bitwright.export.onnx_tables import add_tables
 from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Node
 from bitwright.numerics import Float8, Int, Spec
@@ -33,6 +34,8 @@ from bitwright.store.quantized import QuantizedNetwork, StoredPoint, StoredWeigh
 OPSET_FLOAT8 = 19
 NUMBER = 127  # the code of a number alone: not 1, whose scale could be too far from that of what it is added to
 SLACK = torch.finfo(torch.float32).eps
+CLAMPS = ("Relu", "Clip")
+_NOTHING = torch.zeros(())
 # Float operators whose weights an engine rounds of its own accord.
 ROUNDED_BY_ENGINE = {"ONNX Runtime": ("Conv", "ConvTranspose", "Gemm")}
 
@@ -48,9 +51,9 @@ class QdqGraph:
 
     def build(self) -> OnnxDraft:
         """The graph with all quantizers in it."""
-        recurrent = add_recurrent(self.draft, self.quantized)
+        apart = add_recurrent(self.draft, self.quantized) | add_tables(self.draft, self.quantized)
         for name, weight in self.quantized.weights.items():
-            if name not in recurrent:
+            if name not in apart:
                 self._add_weight(weight)
         for reader, (bias, steps) in self.quantized.biased().items():
             self._add_bias(reader, bias, steps)
@@ -109,6 +112,7 @@ class QdqGraph:
         back = helper.make_node("DequantizeLinear", [codes, scale, zero], [made], draft.fresh(f"{made}.dequantize"))
         draft.after(value, to, back)
         self._end_clip(point)
+        self._hold_clamp(point)
 
     def _end_clip(self, point: StoredPoint) -> None:
         """Let a Clip end where the codes do, if that is not a step away: engines leave it out then.
@@ -129,6 +133,25 @@ class QdqGraph:
             inside = float(self.quantized.source.read([name])[name]) - float(end)
             if 0 < (inside if place == 1 else -inside) < float(step):
                 proto.input[place] = draft.store(f"{node.name}.end", end)
+
+    def _hold_clamp(self, point: StoredPoint) -> None:
+        """Spell a Relu or Clip before 8-bit floats as Max and Min.
+
+        ONNX Runtime (1.32) leaves out a Relu there, as if such floats had no sign, and cannot open a file with a Clip.
+        """
+        draft, node = self.draft, self.draft.network.producers.get(point.value)
+        if node is None or node.op not in CLAMPS or not isinstance(point.spec.format, Float8):
+            return
+        bounds = (
+            [*node.inputs[1:], "", ""][:2] if node.op == "Clip" else [draft.store(f"{node.name}.low", _NOTHING), ""]
+        )
+        proto, held = draft.proto(node.name), [op for op in zip(("Max", "Min"), bounds, strict=True) if op[1]]
+        value = proto.input[0]
+        for op, bound in held[:-1]:
+            made = draft.fresh(f"{node.name}.{op}")
+            draft.before(node.name, helper.make_node(op, [value, bound], [made], made))
+            value = made
+        proto.op_type, proto.input[:] = (held[-1][0], [value, held[-1][1]]) if held else ("Identity", [value])
 
     def _add_number(self, node: Node) -> None:
         """Put the constant number that codes are added to, or multiplied by, into codes."""

@@ -15,7 +15,7 @@ from bitwright.graph.network import Network, Node
 from bitwright.numerics import Spec
 from bitwright.recipe.points import Placement, Point
 from bitwright.recipe.roles import role_of
-from bitwright.recipe.targets import Role, Target
+from bitwright.recipe.targets import APART, Role, Target
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 GROUPS = (256, 128, 64, 32, 16)  # columns that can share a scale in ONNX's forms
@@ -32,26 +32,26 @@ class Activations(Enum):
 def place_products(
     network: Network, target: Target, dynamic: Spec | None, is_kept: Mapping[str, str] | None = None
 ) -> Placement:
-    """The products with constant matrices, and what they read as dynamic points of this spec (None: no points).
+    """The products with constant matrices, and what they read as dynamic points of this spec (None: no points); tables.
 
     `is_kept`: nodes that shall stay float, and why. A value has one point, which all its products share.
     """
     floats: dict[str, str] = {}
     readers: dict[str, list[str]] = {}
-    recurrent: dict[str, Role] = {}
+    apart: dict[str, Role] = {}
     for node in network.nodes:
         reason = (is_kept or {}).get(node.name) or _reason(network, node, target, dynamic)
         if reason:
             floats[node.name] = reason
-        elif node.op in target.recurrent:
-            recurrent[node.name] = Role.RECURRENT
+        elif (role := role_of(network, node, target)[0]) in APART:
+            apart[node.name] = role
         else:
             readers.setdefault(node.inputs[0], []).append(node.name)
     points: tuple[Point, ...] = ()
     if dynamic is not None:
         points = tuple(Point(value, dynamic, value, tuple(nodes), True) for value, nodes in readers.items())
     linear = {name: Role.LINEAR for nodes in readers.values() for name in nodes}
-    return Placement(points, linear | recurrent, floats)
+    return Placement(points, linear | apart, floats)
 
 
 def columns_of(network: Network, node: Node) -> int:
@@ -86,7 +86,8 @@ def _reason(network: Network, node: Node, target: Target, dynamic: Spec | None) 
     role, reason = role_of(network, node, target)
     if role is Role.FLOAT:
         return reason
-    if (role is Role.LINEAR and node.op in PRODUCTS) or (role is Role.RECURRENT and dynamic is not None):
+    is_recurrent = role is Role.RECURRENT and dynamic is not None
+    if role is Role.TABLE or is_recurrent or (role is Role.LINEAR and node.op in PRODUCTS):
         return ""
     if role is Role.LINEAR and dynamic is not None:
         return f"{target.engine} runs a {node.op} whose activations are quantized as it runs slower than in float"

@@ -182,7 +182,8 @@ def plan_network(network: Network, recipe: NetworkRecipe, relieved: Mapping[str,
     edges = {ends[0].name, ends[-1].name} if ends and recipe.activations is Activations.STATIC else set()
     if recipe.has_two_widths:
         placement = _narrowed(network, placement, edges, recipe)
-    steps = (*_weights(network, linear, edges, recipe), *_recurrent_weights(recurrent, target))
+    apart = (*_recurrent_weights(recurrent, target), *_tables(network, placement))
+    steps = (*_weights(network, linear, edges, recipe), *apart)
     return NetworkPlan(target, steps, placement)
 
 
@@ -241,6 +242,15 @@ def _recurrent_weights(nodes: list[Node], target: Target) -> tuple[WeightStep, .
             readers.setdefault(name, []).append(node.name)
     spec = Spec(Int(target.weight_bits), PER_ROW)
     return tuple(WeightStep(name, spec, tuple(dict.fromkeys(held))) for name, held in readers.items())
+
+
+def _tables(network: Network, placement: Placement) -> tuple[WeightStep, ...]:
+    """The tables that rows are picked from: 8 bits and a scale for each row, whatever the recipe has for weights."""
+    readers: dict[str, list[str]] = {}
+    for node in network.nodes:
+        if placement.integer.get(node.name) is Role.TABLE:
+            readers.setdefault(node.inputs[0], []).append(node.name)
+    return tuple(WeightStep(name, Spec(Int(8), PER_ROW), tuple(held)) for name, held in readers.items())
 
 
 def _spec(recipe: NetworkRecipe, bits: int, columns: int) -> Spec:

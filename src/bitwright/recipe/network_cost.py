@@ -120,7 +120,7 @@ def matrix_of(network: Network, step: WeightStep) -> tuple[int, int]:
     node = next(node for node in network.nodes if node.name == step.nodes[0])
     count = _numel(network, step.name)
     linear = linear_of(network, node)
-    if linear is None:  # of a recurrent operator: its last axis is what each row reads
+    if linear is None:  # of a recurrent operator or a table: its last axis is what each row reads, or is
         inputs = (network.values[step.name].shape or (1,))[-1] or 1
         return count // inputs, inputs
     return linear.outputs, count // linear.outputs
@@ -215,6 +215,8 @@ def _solve_seconds(network: Network, step: WeightStep, sizes: Sizes, machine: tu
     samples, flops = machine
     outputs, inputs = matrix_of(network, step)
     node: Node = next(node for node in network.nodes if node.name == step.nodes[0])
+    if node.op == "Gather":
+        return 0.0
     columns = min(samples, WALKED) * max(1, sizes.get(node.outputs[0], 0) // outputs)
     return (2 * columns * inputs**2 + 12 * outputs * inputs**2 + 8 * inputs**3) / flops + 1e-4 * inputs
 

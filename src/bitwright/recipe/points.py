@@ -18,7 +18,7 @@ from typing import final
 from bitwright.graph.network import Network, Node
 from bitwright.numerics import Int, Spec
 from bitwright.recipe.roles import role_of
-from bitwright.recipe.targets import Role, Target
+from bitwright.recipe.targets import APART, Role, Target
 
 NEVER_NEGATIVE = frozenset({"Softmax", "Sigmoid", "Relu", "Abs", "Exp", "Sqrt"})
 
@@ -98,7 +98,7 @@ class _Walk:
     def _wants(self, node: Node) -> tuple[str, ...]:
         """Which of a node's inputs it wants in codes, given what is wanted of its outputs."""
         role = self.roles[node.name]
-        if role in (Role.FLOAT, Role.RECURRENT):
+        if role is Role.FLOAT or role in APART:
             return ()
         if role in (Role.LINEAR, Role.PRODUCT) or any(name in self.wanted for name in node.outputs):
             return self._activations(node)
@@ -115,7 +115,7 @@ class _Walk:
         role = self.roles[node.name]
         if role in (Role.LINEAR, Role.PRODUCT):
             return True
-        if role in (Role.FLOAT, Role.RECURRENT) or not any(name in self.offered for name in self._activations(node)):
+        if role is Role.FLOAT or role in APART or not any(name in self.offered for name in self._activations(node)):
             return False
         return role in (Role.MOVE, Role.CLAMP) or any(name in self.wanted for name in node.outputs)
 
@@ -229,16 +229,15 @@ class _Walk:
         return {
             node.name: self.roles[node.name]
             for node in self.network.nodes
-            if (node.made in self.offered and self.roles[node.name] is not Role.FLOAT)
-            or self.roles[node.name] is Role.RECURRENT
+            if (node.made in self.offered and self.roles[node.name] is not Role.FLOAT) or self.roles[node.name] in APART
         }
 
     def _floats(self) -> dict[str, str]:
         """Why each node that stays float does."""
         reasons = dict(self.floats)
         for node in self.network.nodes:
-            is_recurrent = self.roles[node.name] is Role.RECURRENT
-            if is_recurrent or node.made in self.offered or node.name in reasons:
+            is_apart = self.roles[node.name] in APART
+            if is_apart or node.made in self.offered or node.name in reasons:
                 continue
             wanted = any(name in self.wanted for name in node.outputs)
             reasons[node.name] = "what it reads is float" if wanted else "what it makes is only read by float operators"

@@ -10,6 +10,7 @@ from bitwright.graph.linear_node import linear_of
 from bitwright.graph.network import Network, Node
 from bitwright.recipe.targets import CLAMPS, LINEAR, MOVES, Role, Target
 
+TABLE_NUMBERS, TABLE_COLUMNS = 1 << 14, 16  # of a table that is worth codes; each row has a scale of its own
 ONLY_FIRST = MOVES | {"Clip"}  # their other inputs say where, how far, between what
 
 
@@ -28,6 +29,8 @@ def role_of(network: Network, node: Node, target: Target) -> tuple[Role, str]:
         return _linear(network, node, target)
     if node.op in target.recurrent:
         return _recurrent(network, node)
+    if target.has_tables and _is_table(network, node):
+        return Role.TABLE, ""
     role = _named(node, target)
     if role is None:
         return Role.FLOAT, f"{target.engine} has no integer {node.op}"
@@ -138,6 +141,21 @@ def _recurrent(network: Network, node: Node) -> tuple[Role, str]:
     if node.attributes.get("layout", 0):
         return Role.FLOAT, "it reads batches first, which the integer one does not"
     return Role.RECURRENT, ""
+
+
+def _is_table(network: Network, node: Node) -> bool:
+    """Whether a node picks rows of a constant matrix that is worth codes, and that nothing reads in another way."""
+    name = node.inputs[0] if node.op == "Gather" else ""
+    shape = network.values[name].shape if name in network.constants else None
+    if shape is None or len(shape) != 2 or node.attributes.get("axis", 0) not in (0, -2):
+        return False
+    rows, columns = (size or 0 for size in shape)
+    if columns < TABLE_COLUMNS or rows * columns < TABLE_NUMBERS or node.inputs[1] in network.constants:
+        return False
+    return name not in network.outputs and all(
+        reader.op == "Gather" and place == 0 and reader.attributes.get("axis", 0) in (0, -2)
+        for reader, place in network.readers(name)
+    )
 
 
 def _linear(network: Network, node: Node, target: Target) -> tuple[Role, str]:

@@ -23,6 +23,7 @@ class Role(Enum):
     LINEAR = "linear"  # a constant weight times an activation
     PRODUCT = "product"  # one activation times another
     RECURRENT = "recurrent"  # constant weights times an activation and a state, which are put into codes step by step
+    TABLE = "table"  # rows of a constant matrix, picked by number; they become floats as they are picked
     BLEND = "blend"  # a sum or product element by element, on a scale of its own
     AVERAGE = "average"  # a mean over positions, on a scale of its own
     JOIN = "join"  # parts put side by side
@@ -54,6 +55,7 @@ MOVES = frozenset(
     }
 )
 CLAMPS = frozenset({"Relu", "Clip"})
+APART = frozenset({Role.RECURRENT, Role.TABLE})  # weights in codes, floats in and out: no part of a run of integers
 
 
 @final
@@ -70,7 +72,8 @@ class Target:
     `signs_factors`: activations are multiplied with each other only if neither has a zero and the second is signed.
     `least_group`: convolutions in groups of fewer input channels run faster in float, but for depthwise ones.
     `blends_numbers`: one operand of a sum or product may be a constant number. `recurrent`: operators that it runs with
-    weights in codes and activations whose ranges it finds at each step. `splits_slopes`: PRelu is faster in parts.
+    weights in codes and activations whose ranges it finds at each step. `has_tables`: rows of constants in codes can be
+    picked. `splits_slopes`: PRelu is faster in parts.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Target:
     least_group: int = 1
     blends_numbers: bool = False
     splits_slopes: bool = False
+    has_tables: bool = True
     has_dynamic: bool = True
     runs_dynamic: bool = True
     without_vnni: str | None = None
@@ -149,6 +153,7 @@ TARGETS: dict[str, Target] = {
             has_zero=False,
             joins_share=True,
             fuses_sums=True,
+            has_tables=False,
             has_dynamic=False,
             linear=LINEAR | {"ConvTranspose"},
             curves=frozenset(),

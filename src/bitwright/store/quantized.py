@@ -26,7 +26,7 @@ LARGEST = 2**31 - 1
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredWeight:
-    """A constant in codes. `nodes`: those that multiply with it; other readers keep the float constant."""
+    """A constant in codes. `nodes`: those that multiply with it or pick rows; other readers keep the float constant."""
 
     name: str
     axis: int

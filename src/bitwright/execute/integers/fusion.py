@@ -94,9 +94,11 @@ class _Patterns:
         return is_whole and node.attributes.get("beta", 1.0) == 1.0
 
     def _dequantize(self, value: str) -> Node | None:
-        """The node that dequantizes to this value, unless by blocks."""
+        """The node that makes this value of integers, unless by blocks; products of 8-bit floats run in float32."""
         node = self.network.producers.get(value)
-        return None if node is None or node.op != DEQUANTIZE or node.attributes.get("block_size", 0) else node
+        if node is None or node.op != DEQUANTIZE or node.attributes.get("block_size", 0):
+            return None
+        return node if self.network.values[node.inputs[0]].dtype.startswith(("int", "uint")) else None
 
     def _is_one_scale(self, value: str) -> bool:
         node = self._dequantize(value)
