@@ -25,6 +25,7 @@ PAST = "past_key_values"
 PRESENT = "present"
 START = "decoder_start_token_id"
 POSITIONS = ("max_target_positions", "max_decoder_position_embeddings", "max_position_embeddings")
+ABSENT = ("attention_mask", "router_logits")  # what some encoders hand out besides, and their decoders do without
 TOKENS, BEFORE = 5, 3  # in the example that a decoder is traced with: tokens, and tokens of the past
 
 
@@ -185,9 +186,11 @@ def _decode(model: nn.Module, tokens: Tensor, encoded: Tensor, mask: Tensor | No
     from transformers.modeling_outputs import BaseModelOutput
 
     masked = {} if mask is None else {"attention_mask": mask}
+    outputs = BaseModelOutput(encoded)  # type: ignore[arg-type]
+    vars(outputs).update(dict.fromkeys(ABSENT))
     return model(
         decoder_input_ids=tokens,
-        encoder_outputs=BaseModelOutput(encoded),  # type: ignore[arg-type]
+        encoder_outputs=outputs,
         past_key_values=cache,
         use_cache=True,
         return_dict=True,

@@ -25,7 +25,7 @@ from bitwright.store.hf_config import check_not_custom, read_config, transformer
 from bitwright.store.module_source import source_of
 from bitwright.store.onnx_proof import CANNOT_RUN
 from bitwright.store.onnx_source import OnnxSource
-from bitwright.store.processors import LOADING_ERRORS, read_processors
+from bitwright.store.processors import LOADING_ERRORS, Processors, read_processors
 from bitwright.store.source_error import SourceError
 from bitwright.store.weight_files import find_weight_files
 
@@ -56,13 +56,8 @@ def folder_source(model_folder: Path, folder: Path) -> OnnxSource:
     model, notes = load_model(config, model_folder)
     takes = inspect.signature(model.forward).parameters
     processors = read_processors(model_folder, takes)
-    example, odd = (_given(processors.example(is_odd), takes) for is_odd in (False, True))
-    is_free = processors.keep_shapes()
     try:
-        source = source_of(model, str(model_folder), example, folder, is_free)
-        if is_free and not _agrees(model, source, odd):
-            source = source_of(model, str(model_folder), example, folder)
-            notes = (*notes, "exported for inputs of one size: for others the exported network is not the same")
+        source = export_freest(model, str(model_folder), processors, folder)
     except SourceError as error:
         if "decoder_input_ids" not in takes:
             raise
@@ -71,6 +66,22 @@ def folder_source(model_folder: Path, folder: Path) -> OnnxSource:
             f"its parts, {model_folder}:encoder, {model_folder}:decoder and {model_folder}:decoder_with_past)"
         ) from error
     return replace(source, notes=(*notes, *source.notes), made_from=digest)
+
+
+def export_freest(model: nn.Module, name: str, processors: Processors, folder: Path) -> OnnxSource:
+    """A model, called `name` in errors, exported with what processors make as its example.
+
+    Pictures of any shape and sounds of any length are taken, too, if what is exported is the same for another one.
+    """
+    takes = inspect.signature(model.forward).parameters
+    example, odd = (_given(processors.example(is_odd), takes) for is_odd in (False, True))
+    is_free = processors.keep_shapes()
+    source = source_of(model, name, example, folder, is_free)
+    if not is_free or _agrees(model, source, odd):
+        return source
+    source = source_of(model, name, example, folder)
+    note = "exported for inputs of one size: for others the exported network is not the same"
+    return replace(source, notes=(note, *source.notes))
 
 
 def _given(made: Mapping[str, Tensor], takes: Collection[str]) -> dict[str, Tensor]:

@@ -23,9 +23,8 @@ from bitwright.store.encoder_decoder import (
     write,
 )
 from bitwright.store.files import text_digest
-from bitwright.store.folder_source import folder_digest, load_model
+from bitwright.store.folder_source import export_freest, folder_digest, load_model
 from bitwright.store.hf_config import read_config
-from bitwright.store.module_source import source_of
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.processors import Processors, read_processors
 from bitwright.store.sample_set import Feed, Samples, gather, pick
@@ -58,10 +57,8 @@ def part_source(place: FolderPart, exports: Path) -> OnnxSource:
     name = f"{place.folder}:{place.part.value}"
     notes = (*opened.notes, f"exported its {place.part.value}")
     if place.part is Part.ENCODER:
-        is_free = opened.processors.keep_shapes()
-        encoder = encoder_of(opened.model, place.folder)
-        source = source_of(encoder, name, opened.example(), exports, is_free)
-        return replace(source, notes=notes, made_from=part_digest(place))
+        source = export_freest(encoder_of(opened.model, place.folder), name, opened.processors, exports)
+        return replace(source, notes=(*notes, *source.notes), made_from=part_digest(place))
     path = exports / "model.onnx"
     try:
         example = example_of(opened.model, place.part, opened.example())
