@@ -72,11 +72,16 @@ class Judge:
 
 
 def held_out(samples: Samples) -> Samples:
-    """At most 32 of the samples that made no range, from all places; of a few samples all."""
+    """At most 32 samples: those that made no range, from all places; where these are fewer, others join them.
+
+    A few judges are worse than partial ones: two of 16 samples choose ranges that lose 4 to 6 dB on other samples.
+    """
+    wanted = max(JUDGING, samples.stacking.fixed or 1)
     apart = [place for place in range(samples.count) if is_held_out(place)]
-    enough = samples.count >= HELD_OUT and len(apart) >= (samples.stacking.fixed or 1)
-    judges = samples.at(apart) if enough else samples
-    return judges.dealt(JUDGING, BATCH)
+    makers = [place for place in range(samples.count) if not is_held_out(place)]
+    joining = min(max(0, wanted - len(apart)), len(makers))
+    others = [makers[place * len(makers) // joining] for place in range(joining)]
+    return samples.at(sorted(apart + others)).dealt(JUDGING, BATCH)
 
 
 def teaching(samples: Samples) -> Samples:

@@ -177,7 +177,7 @@ def _seconds(
     network: Network, recipe: NetworkRecipe, plan: NetworkPlan, sizes: Sizes, machine: tuple[int, float]
 ) -> float:
     samples, flops = machine
-    walked, judged = min(samples, WALKED), min(samples // 8 or samples, JUDGED)
+    walked, judged = min(samples, WALKED), min(samples, JUDGED)
     counts, points = products(network, sizes), {point.value for point in plan.placement.points}
     trials = _trials(recipe)
     simulated = _TRIAL_RULES * trials + (len(recipe.ranges) if len(recipe.ranges) > 1 else 0)
