@@ -141,9 +141,11 @@ def write(model: nn.Module, inputs: Mapping[str, Tensor], tokens: Tensor | None 
 
 def _likeliest(model: nn.Module, encoded: Tensor, mask: Tensor | None) -> Tensor:
     """The tokens that the decoder writes when it always takes the most likely one."""
-    told: Any = model.generation_config
-    ends = torch.tensor([] if told.eos_token_id is None else told.eos_token_id, dtype=torch.int64).flatten()
-    tokens = torch.tensor([[token for token in (_start(model), told.forced_bos_token_id) if token is not None]])
+    told: dict[str, Any] = model.generation_config.to_dict()  # type: ignore[operator, union-attr]
+    end = told.get("eos_token_id")
+    ends = torch.tensor([] if end is None else end, dtype=torch.int64).flatten()
+    begins = [token for token in (_start(model), told.get("forced_bos_token_id")) if token is not None]
+    tokens = torch.tensor([begins])
     output = _decode(model, tokens, encoded, mask)
     for _ in range(_room(model) - tokens.shape[1]):
         best = output.logits[:, -1].argmax(-1, keepdim=True)
