@@ -49,6 +49,18 @@ def test_pairs_are_added_until_the_time_is_up_within_bounds(seconds: float, pair
     assert len(time_pairs(clock.runs("a", 1.0), clock.runs("b", 1.0), timing, clock)) == pairs
 
 
+@pytest.mark.parametrize(("second", "pairs"), [(1.0, 12), (2.0, 8), (10.0, 5), (100.0, 5)])
+def test_of_slow_runs_there_are_fewer_pairs_but_five(second: float, pairs: int) -> None:
+    clock = Clock()
+    timing = Timing(4.0, patience=30.0, least=12, most=200, shortest=0)
+    assert len(time_pairs(clock.runs("a", second), clock.runs("b", second), timing, clock)) == pairs
+
+
+def test_of_many_shapes_four_are_named() -> None:
+    assert batch_text([[1, 3], [], [2]]) == "1x3, scalar, 2"
+    assert batch_text([[place] for place in range(7)]) == "0, 1, 2, 3 and 3 more"
+
+
 def test_the_speedup_is_the_ratio_of_medians_and_its_interval_a_bootstrap_of_pairs() -> None:
     random = np.random.default_rng(3)
     shared = random.lognormal(0, 0.5, 40)

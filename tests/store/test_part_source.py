@@ -55,10 +55,22 @@ def whisper() -> transformers.PreTrainedModel:
     return transformers.WhisperForConditionalGeneration(config).eval()
 
 
-HEARING = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "sampling_rate": 16000} | {
-    "hop_length": 160, "n_fft": 400, "chunk_length": 1, "n_samples": 16000, "nb_max_frames": 100,
-}  # fmt: skip
+HEARING = {
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": 8,
+    "sampling_rate": 16000,
+    "hop_length": 160,
+    "n_fft": 400,
+    "chunk_length": 1,
+    "n_samples": 16000,
+    "nb_max_frames": 100,
+}
 MAKERS = {"t5": t5, "bart": bart, "whisper": whisper}
+CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
+    "t5": transformers.T5ForConditionalGeneration,
+    "bart": transformers.BartForConditionalGeneration,
+    "whisper": transformers.WhisperForConditionalGeneration,
+}
 
 
 @dataclass(frozen=True)
@@ -92,8 +104,8 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def model_of(folder: Path) -> transformers.PreTrainedModel:
-    kind = json.loads((folder / "config.json").read_text())["architectures"][0]
-    model: transformers.PreTrainedModel = getattr(transformers, kind).from_pretrained(folder).eval()
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    model: transformers.PreTrainedModel = CLASSES[kind].from_pretrained(folder).eval()
     return model
 
 

@@ -74,7 +74,8 @@ class Judge:
 def held_out(samples: Samples) -> Samples:
     """At most 32 samples: those that made no range, from all places; where these are fewer, others join them.
 
-    A few judges are worse than partial ones: two of 16 samples choose ranges that lose 4 to 6 dB on other samples.
+    A few judges are worse than partial ones: the ranges that two of 16 samples choose may lose several decibels on
+    others.
     """
     wanted = max(JUDGING, samples.stacking.fixed or 1)
     apart = [place for place in range(samples.count) if is_held_out(place)]

@@ -35,7 +35,7 @@ OPSET_FLOAT8 = 19
 NUMBER = 127  # the code of a number alone: not 1, whose scale could be too far from that of what it is added to
 SLACK = torch.finfo(torch.float32).eps
 CLAMPS = ("Relu", "Clip")
-_NOTHING = torch.zeros(())
+_ZERO = torch.zeros(())
 # Float operators whose weights an engine rounds of its own accord.
 ROUNDED_BY_ENGINE = {"ONNX Runtime": ("Conv", "ConvTranspose", "Gemm")}
 
@@ -142,9 +142,7 @@ class QdqGraph:
         draft, node = self.draft, self.draft.network.producers.get(point.value)
         if node is None or node.op not in CLAMPS or not isinstance(point.spec.format, Float8):
             return
-        bounds = (
-            [*node.inputs[1:], "", ""][:2] if node.op == "Clip" else [draft.store(f"{node.name}.low", _NOTHING), ""]
-        )
+        bounds = [*node.inputs[1:], "", ""][:2] if node.op == "Clip" else [draft.store(f"{node.name}.low", _ZERO), ""]
         proto, held = draft.proto(node.name), [op for op in zip(("Max", "Min"), bounds, strict=True) if op[1]]
         value = proto.input[0]
         for op, bound in held[:-1]:
