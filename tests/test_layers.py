@@ -61,6 +61,7 @@ DOORS = {
     "safetensors": ("numerics/hadamard.py",),
     "numpy": ("graph/onnx.py",),
     "transformers": ("store", "graph/trace.py", "runtime/load.py"),
+    "diffusers": ("store/pipeline.py",),
     "huggingface_hub": ("store",),  # the errors that transformers raises are its own
     "tokenizers": ("store",),
     "onnx": ("graph/onnx.py", "export", "store", "execute/onnx_runner.py", "execute/onnx_profile.py"),

@@ -1,4 +1,4 @@
-"""Networks of known families from small random configurations, and a U-Net of the build of SDXL's written out.
+"""Networks of known families from small random configurations.
 
 `CONFIGS` has by name a function that makes a module in eval mode and one that makes a batch of its inputs, by name.
 """
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from store.diffusion import unet
 
 Made = tuple[nn.Module, Callable[[int], dict[str, Tensor]]]
 
@@ -82,86 +83,32 @@ def whisper() -> Made:
 _WHISPER = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
 
 
-class Attend(nn.Module):
-    """Attention over a sequence's own vectors, or over a text's."""
+class Denoiser(nn.Module):
+    """SDXL's U-Net, which reads a text's summary and a picture's sizes, too."""
 
-    def __init__(self, width: int, read: int) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
-        self.q, self.k, self.v = (nn.Linear(size, width, bias=False) for size in (width, read, read))
-        self.out = nn.Linear(width, width)
+        self.unet = unet
 
-    def forward(self, x: Tensor, read: Tensor) -> Tensor:
-        q, k, v = (layer(y).unflatten(-1, (4, -1)).transpose(1, 2) for layer, y in self._parts(x, read))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-    def _parts(self, x: Tensor, read: Tensor) -> tuple[tuple[nn.Linear, Tensor], ...]:
-        return (self.q, x), (self.k, read), (self.v, read)
-
-
-class Spatial(nn.Module):
-    """A transformer block over the positions of a picture: attention, attention to a text, gated feed-forward."""
-
-    def __init__(self, width: int, text: int) -> None:
-        super().__init__()
-        self.norm, self.into, self.back = nn.GroupNorm(4, width), nn.Linear(width, width), nn.Linear(width, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.inner, self.cross = Attend(width, width), Attend(width, text)
-        self.wide, self.narrow = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        y = self.into(self.norm(x).flatten(2).transpose(1, 2))
-        y = y + self.inner(self.norms[0](y), self.norms[0](y))
-        y = y + self.cross(self.norms[1](y), text)
-        value, gate = self.wide(self.norms[2](y)).chunk(2, -1)
-        y = self.back(y + self.narrow(value * F.gelu(gate)))
-        return x + y.transpose(1, 2).reshape(x.shape)
-
-
-class ResBlock(nn.Module):
-    """Two convolutions behind group norms; what the step says is added in between."""
-
-    def __init__(self, inputs: int, outputs: int, step: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(4, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(4, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.step, self.skip = nn.Linear(step, outputs), nn.Conv2d(inputs, outputs, 1)
-
-    def forward(self, x: Tensor, step: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x))) + self.step(F.silu(step))[:, :, None, None]
-        return self.skip(x) + self.conv2(F.silu(self.norm2(y)))
-
-
-class ConditionedUNet(nn.Module):
-    """One level down and up again, conditioned on a step, on a text and on added numbers, as SDXL's U-Net is."""
-
-    def __init__(self, width: int = 16, text: int = 24, step: int = 32) -> None:
-        super().__init__()
-        self.width = width
-        self.steps = nn.Sequential(nn.Linear(width, step), nn.SiLU(), nn.Linear(step, step))
-        self.added = nn.Sequential(nn.Linear(10, step), nn.SiLU(), nn.Linear(step, step))
-        self.first, self.down = nn.Conv2d(4, width, 3, padding=1), nn.Conv2d(width, width, 3, 2, 1)
-        self.block1, self.block2 = ResBlock(width, width, step), ResBlock(width, 2 * width, step)
-        self.middle = Spatial(2 * width, text)
-        self.block3, self.up = ResBlock(3 * width, width, step), nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.norm, self.last = nn.GroupNorm(4, width), nn.Conv2d(width, 4, 3, padding=1)
-
-    def forward(self, sample: Tensor, timestep: Tensor, text: Tensor, added: Tensor) -> Tensor:
-        rates = torch.exp(-9.21 * torch.arange(self.width // 2, device=sample.device) / (self.width // 2))
-        angles = timestep[:, None].float() * rates
-        step = self.steps(torch.cat([angles.cos(), angles.sin()], 1)) + self.added(added)
-        kept = self.block1(self.first(sample), step)
-        x = self.middle(self.block2(self.down(kept), step), text)
-        x = self.up(F.interpolate(x, scale_factor=2.0))
-        return self.last(F.silu(self.norm(self.block3(torch.cat([x, kept], 1), step))))
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, text_embeds: Tensor, time_ids: Tensor
+    ) -> Tensor:
+        added = {"text_embeds": text_embeds, "time_ids": time_ids}
+        made = self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)
+        noise: Tensor = made[0]
+        return noise
 
 
 def sdxl() -> Made:
-    def noisy(count: int) -> dict[str, Tensor]:
-        steps = torch.randint(0, 1000, (count,))
-        more = {"text": torch.randn(count, 7, 24), "added": torch.randn(count, 10)}
-        return {"sample": torch.randn(count, 4, 8, 8), "timestep": steps, **more}
+    settings = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "use_linear_projection": True}
+    sizes = {"projection_class_embeddings_input_dim": 10 + 6 * 4, "transformer_layers_per_block": (1, 2)}
 
-    return ConditionedUNet().eval(), noisy
+    def noisy(count: int) -> dict[str, Tensor]:
+        read = {"encoder_hidden_states": torch.randn(count, 7, 24), "text_embeds": torch.randn(count, 10)}
+        steps, places = torch.randint(0, 1000, (count,)), torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(count, 1)
+        return {"sample": torch.randn(count, 4, 8, 8), "timestep": steps, **read, "time_ids": places}
+
+    return Denoiser(unet(cross_attention_dim=24, **settings, **sizes)).eval(), noisy
 
 
 def lively(model: nn.Module) -> nn.Module:

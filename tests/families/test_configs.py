@@ -15,8 +15,7 @@ from families.deliver import deliver
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_network_from_a_configuration_is_delivered(name: str, tmp_path: Path) -> None:
-    if name != "sdxl":
-        pytest.importorskip("transformers")
+    pytest.importorskip("diffusers" if name == "sdxl" else "transformers")
     torch.manual_seed(1)
     module, batch = CONFIGS[name]()
     torch.manual_seed(0)

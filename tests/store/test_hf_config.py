@@ -60,7 +60,9 @@ def test_an_unknown_model_type_is_refused(llama, model_type):
 
 def test_a_model_of_another_library_gets_the_way_to_give_it(llama):
     edit_config(llama, model_type=None, _class_name="UNet2DConditionModel", _diffusers_version="0.35.0")
-    with pytest.raises(SourceError, match="a UNet2DConditionModel of the diffusers library.*package.module:factory"):
+    with pytest.raises(
+        SourceError, match="a UNet2DConditionModel of the diffusers library.*PIPELINE:.*package.module:factory"
+    ):
         open_source(llama)
 
 

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 
 from bitwright.execute.onnx_runner import OnnxRunner
-from bitwright.store.encoder_decoder import FolderPart, Part
+from bitwright.store.folder_part import FolderPart, Part
 from bitwright.store.network_source import ModelKind, kind_of, network_digest, open_network, read_samples_for
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.samples import Samples, SamplesError

@@ -131,3 +131,19 @@ def test_nothing_is_printed_and_no_path_of_the_source_is_left_in_the_file(tmp_pa
     assert capfd.readouterr() == ("", "")
     text = str(onnx.load(tmp_path / "network.onnx").graph.node)
     assert "networks.py" not in text and "stack_trace" not in text
+
+
+class OtherwiseFrom64On(nn.Module):
+    """As diffusers' upsampling: large batches are laid out anew."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous() + 1 if x.shape[0] >= 64 else x + 1
+
+
+def test_a_batch_that_may_not_be_of_any_size_is_still_free(tmp_path: Path) -> None:
+    exported_file = export_module(OtherwiseFrom64On().eval(), (torch.zeros(2, 3),), tmp_path / "model.onnx")
+    assert exported_file.fixed_batch == ""
+    source = OnnxSource.open(exported_file.path)
+    for batch in (1, 5):
+        found = OnnxRunner(source).run({source.network().inputs[0]: torch.zeros(batch, 3)})
+        assert found[source.network().outputs[0]].tolist() == [[1.0] * 3] * batch

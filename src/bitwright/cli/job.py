@@ -27,7 +27,8 @@ from bitwright.store.source import Source, open_source
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        help="A Hugging Face folder (or FOLDER:encoder ...), an .onnx file, or pkg.mod:factory.", show_default=False
+        help="A Hugging Face folder (or FOLDER:unet, FOLDER:encoder ...), an .onnx file, or pkg.mod:factory.",
+        show_default=False,
     ),
 ]
 RecipeOption = Annotated[

@@ -63,6 +63,8 @@ class OnnxRunner:
         else:
             self.network, self._model, self._folder = network_of(model), model, folder
         self._threads, self._exact = threads, exact
+        self._makers = {name: place for place, node in enumerate(self._model.graph.node) for name in node.output}
+        self._initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._constants: dict[str, Tensor] = {}
         self._sessions: OrderedDict[tuple[tuple[str, ...], ...], tuple[Any, tuple[str, ...]]] = OrderedDict()
 
@@ -78,6 +80,7 @@ class OnnxRunner:
         other = OnnxRunner.__new__(OnnxRunner)
         other.network, other._model, other._folder = self.network, self._model, self._folder
         other._threads, other._exact = self._threads, self._exact
+        other._makers, other._initializers = self._makers, self._initializers
         other._constants = {**self._constants, **constants}
         other._sessions = OrderedDict()
         return other
@@ -130,18 +133,20 @@ class OnnxRunner:
 
     def _needed(self, feeds: Sequence[str], wanted: Sequence[str]) -> list[NodeProto]:
         """The nodes that lead from the feeds to the wanted values, in order."""
-        missing = set(wanted)
-        nodes: list[NodeProto] = []
-        for node in reversed(self._model.graph.node):
-            if missing.isdisjoint(node.output):
-                continue
-            nodes.append(node)
-            missing.difference_update(node.output)
-            missing.update(name for name in reads_of(node) if name not in feeds)
-        lacking = [name for name in self.network.inputs if name in missing]
+        missing, found = list(wanted), set[int]()
+        lacking = set[str]()
+        while missing:
+            name = missing.pop()
+            place = self._makers.get(name)
+            if place is None:
+                lacking |= {name} & set(self.network.inputs)
+            elif place not in found:
+                found.add(place)
+                missing += [read for read in reads_of(self._model.graph.node[place]) if read not in feeds]
         if lacking:
-            raise RunError(f"{lacking[0]}: not fed, but {', '.join(wanted[:3])} cannot be computed without it")
-        return nodes[::-1]
+            first = next(name for name in self.network.inputs if name in lacking)
+            raise RunError(f"{first}: not fed, but {', '.join(wanted[:3])} cannot be computed without it")
+        return [self._model.graph.node[place] for place in sorted(found)]
 
     def _session(self, feeds: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
         """A session that makes the wanted values, and which of the feeds it reads."""
@@ -181,8 +186,8 @@ class OnnxRunner:
         part = ModelProto(ir_version=source.ir_version, opset_import=source.opset_import, functions=source.functions)
         part.graph.name = source.graph.name or "graph"
         part.graph.node.extend(nodes)
-        read = {name for node in part.graph.node for name in reads_of(node)}
-        part.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in read)
+        read = dict.fromkeys(name for node in part.graph.node for name in reads_of(node))
+        part.graph.initializer.extend(self._initializers[name] for name in read if name in self._initializers)
         part.graph.input.extend(self._declared(name) for name in feeds)
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
         return part

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from bitwright.store.folder_part import Part
 from bitwright.store.source_error import SourceError
 
 LONGEST = 64  # tokens that the model writes about one sample
@@ -27,33 +27,6 @@ START = "decoder_start_token_id"
 POSITIONS = ("max_target_positions", "max_decoder_position_embeddings", "max_position_embeddings")
 ABSENT = ("attention_mask", "router_logits")  # what some encoders hand out besides, and their decoders do without
 TOKENS, BEFORE = 5, 3  # in the example that a decoder is traced with: tokens, and tokens of the past
-
-
-class Part(Enum):
-    """What of such a model is one network; the value is what stands behind the folder's name."""
-
-    ENCODER = "encoder"
-    DECODER = "decoder"
-    WITH_PAST = "decoder_with_past"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class FolderPart:
-    """A folder, and the part of its model that is meant; None for the model as it is called."""
-
-    folder: Path
-    part: Part | None = None
-
-    @classmethod
-    def named(cls, name: str) -> FolderPart | None:
-        """What a name stands for: None unless a folder of that name is there, with or without a part behind a colon."""
-        if Path(name).is_dir():
-            return cls(Path(name))
-        folder, _, part = name.rpartition(":")
-        known = {one.value: one for one in Part}
-        is_model = bool(folder) and (Path(folder) / "config.json").is_file()
-        return cls(Path(folder), known[part]) if is_model and part in known else None
 
 
 @final
@@ -110,10 +83,12 @@ def example_of(model: nn.Module, part: Part, inputs: Mapping[str, Tensor]) -> di
 
 
 def free_axes(inputs: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """The axes of a decoder's inputs besides the batch that may have any size: lengths of texts and of the past."""
+    """The axes of a decoder's inputs that may have any size: the batch, lengths of texts and of the past."""
     names = set(inputs)
-    lengths: dict[str, tuple[int, ...]] = {name: (2,) if name.startswith(PAST) else (1,) for name in names}
-    return lengths | ({} if "encoder_hidden_states" in names else {"input_ids": ()})  # with a past, one token at a time
+    lengths: dict[str, tuple[int, ...]] = {name: (0, 2) if name.startswith(PAST) else (0, 1) for name in names}
+    return lengths | (
+        {} if "encoder_hidden_states" in names else {"input_ids": (0,)}
+    )  # one token at a time with a past
 
 
 def encoder_of(model: nn.Module, folder: Path) -> nn.Module:

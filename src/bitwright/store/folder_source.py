@@ -8,8 +8,7 @@ What identifies the source is its configuration and its weight files.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from bitwright.store.hf_config import check_not_custom, read_config, transformers_library
+from bitwright.store.hf_config import check_not_custom, quiet_transformers, read_config, transformers_library
 from bitwright.store.module_source import source_of
 from bitwright.store.onnx_proof import CANNOT_RUN
 from bitwright.store.onnx_source import OnnxSource
@@ -150,7 +149,7 @@ def _named_class(config: PreTrainedConfig, model_folder: Path) -> Any | None:
 def _loaded(auto: Any, model_folder: Path) -> tuple[nn.Module, list[str]]:
     """A class's model from the folder, and the names of weights that the folder lacks."""
     try:
-        with _no_progress_bar():
+        with quiet_transformers():
             loaded: tuple[Any, dict[str, Any]] = auto.from_pretrained(
                 str(model_folder),
                 local_files_only=True,
@@ -165,18 +164,3 @@ def _loaded(auto: Any, model_folder: Path) -> tuple[nn.Module, list[str]]:
     if "use_cache" in model.config.to_dict():
         model.config.use_cache = False  # keys and values for a next call are no output of a network
     return model.eval(), sorted(told["missing_keys"])
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keeps transformers from writing to the terminal while it loads."""
-    logs = transformers_library().utils.logging
-    was_on, level = logs.is_progress_bar_enabled(), logs.get_verbosity()
-    logs.disable_progress_bar()
-    logs.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(level)
-        if was_on:
-            logs.enable_progress_bar()

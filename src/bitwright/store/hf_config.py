@@ -7,6 +7,8 @@ never run, and a folder that is quantized already is refused. All of this is kno
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,21 @@ def transformers_library() -> ModuleType:
     return transformers
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps transformers from writing to the terminal."""
+    logs = transformers_library().utils.logging
+    was_on, level = logs.is_progress_bar_enabled(), logs.get_verbosity()
+    logs.disable_progress_bar()
+    logs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if was_on:
+            logs.enable_progress_bar()
+
+
 def read_config(folder: Path) -> PreTrainedConfig:
     """The configuration in ``folder``/config.json. Raises SourceError if it is absent, unusable or quantized."""
     if not folder.is_dir():
@@ -50,8 +67,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     model_type = fields.get("model_type")
     if "_diffusers_version" in fields:
         raise SourceError(
-            f"{file}: a {fields.get('_class_name')} of the diffusers library, whose inputs no file says; give it as "
-            f"package.module:factory, with a --loader for its inputs"
+            f"{file}: a {fields.get('_class_name')} of the diffusers library, whose inputs no file says; give the "
+            f"pipeline's folder and its part (PIPELINE:{folder.name}), or package.module:factory with a --loader"
         )
     if model_type not in transformers.CONFIG_MAPPING:
         if custom_classes(fields):

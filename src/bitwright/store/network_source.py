@@ -3,7 +3,8 @@
 `model.onnx` is a network as it is. `package.module:factory` is a PyTorch module, which needs an example of its inputs
 to be exported. A Hugging Face folder holds a network for any task, or a causal language model, which is not opened
 here: those are quantized block by block from the folder itself. `FOLDER:encoder`, `FOLDER:decoder` and
-`FOLDER:decoder_with_past` are parts of a model that has both.
+`FOLDER:decoder_with_past` are parts of a model that has both; `FOLDER:unet`, `FOLDER:text_encoder` and the like are
+the models of a diffusion pipeline.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import assert_never
 
 from bitwright.graph.network import Network
-from bitwright.store.encoder_decoder import FolderPart
+from bitwright.store.folder_part import FolderPart, Part, PipelinePart
 from bitwright.store.folder_source import folder_digest, folder_source, is_causal
 from bitwright.store.hooks import load_hook
 from bitwright.store.module_source import Example, build_module, module_digest, module_source
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.part_source import part_digest, part_samples, part_source
+from bitwright.store.pipeline_source import pipeline_digest, pipeline_samples, pipeline_source
 from bitwright.store.processors import read_processors
 from bitwright.store.sample_set import Samples
 from bitwright.store.samples import read_samples
@@ -26,7 +28,8 @@ from bitwright.store.source_error import SourceError
 
 ALLOWED = (
     "give an .onnx file, a Hugging Face folder (or one of its parts, FOLDER:encoder, FOLDER:decoder, "
-    "FOLDER:decoder_with_past), or package.module:factory for a PyTorch module"
+    "FOLDER:decoder_with_past; of a diffusion pipeline FOLDER:unet or another), or package.module:factory for a "
+    "PyTorch module"
 )
 
 
@@ -64,8 +67,7 @@ def open_network(name: str, folder: Path, example: Example | None = None) -> Onn
         case ModelKind.ONNX:
             return OnnxSource.open(Path(name))
         case ModelKind.FOLDER:
-            place = _place(name)
-            return folder_source(place.folder, folder) if place.part is None else part_source(place, folder)
+            return _folder_source(_place(name), folder)
         case ModelKind.MODULE:
             if example is None:
                 raise SourceError(
@@ -85,8 +87,7 @@ def network_digest(name: str) -> str:
         case ModelKind.ONNX:
             return OnnxSource.open(Path(name)).digest()
         case ModelKind.FOLDER:
-            place = _place(name)
-            return folder_digest(place.folder) if place.part is None else part_digest(place)
+            return _folder_digest(_place(name))
         case ModelKind.MODULE:
             return module_digest(build_module(load_hook(name), name))
         case ModelKind.CAUSAL:
@@ -105,9 +106,30 @@ def read_samples_for(
     if kind_of(model) is not ModelKind.FOLDER:
         return read_samples(path, inputs, count, length=length)
     place = _place(model)
-    if place.part is not None:
-        return part_samples(place, inputs, path, count, length)
+    match place.part:
+        case Part():
+            return part_samples(place.folder, place.part, inputs, path, count, length)
+        case PipelinePart():
+            return pipeline_samples(place.folder, place.part, inputs, path, count)
     return read_samples(path, inputs, count, read_processors(place.folder, network.inputs), length)
+
+
+def _folder_source(place: FolderPart, exports: Path) -> OnnxSource:
+    match place.part:
+        case Part():
+            return part_source(place.folder, place.part, exports)
+        case PipelinePart():
+            return pipeline_source(place.folder, place.part, exports)
+    return folder_source(place.folder, exports)
+
+
+def _folder_digest(place: FolderPart) -> str:
+    match place.part:
+        case Part():
+            return part_digest(place.folder, place.part)
+        case PipelinePart():
+            return pipeline_digest(place.folder, place.part)
+    return folder_digest(place.folder)
 
 
 def _place(name: str) -> FolderPart:

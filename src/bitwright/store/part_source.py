@@ -14,8 +14,6 @@ from bitwright.graph.network import Value
 from bitwright.store.encoder_decoder import (
     LONGEST,
     DecoderModule,
-    FolderPart,
-    Part,
     Written,
     encoder_of,
     example_of,
@@ -23,6 +21,7 @@ from bitwright.store.encoder_decoder import (
     write,
 )
 from bitwright.store.files import text_digest
+from bitwright.store.folder_part import Part
 from bitwright.store.folder_source import export_freest, folder_digest, load_model
 from bitwright.store.hf_config import read_config
 from bitwright.store.onnx_source import OnnxSource
@@ -50,32 +49,30 @@ class _Opened:
         return {name: values for name, values in made.items() if name in self.takes}
 
 
-def part_source(place: FolderPart, exports: Path) -> OnnxSource:
+def part_source(folder: Path, part: Part, exports: Path) -> OnnxSource:
     """One part of the model in a folder, in float32, exported to `exports`/model.onnx. Raises SourceError."""
-    assert place.part is not None
-    opened = _open(place)
-    name = f"{place.folder}:{place.part.value}"
-    notes = (*opened.notes, f"exported its {place.part.value}")
-    if place.part is Part.ENCODER:
-        source = export_freest(encoder_of(opened.model, place.folder), name, opened.processors, exports)
-        return replace(source, notes=(*notes, *source.notes), made_from=part_digest(place))
+    opened = _open(folder)
+    name = f"{folder}:{part.value}"
+    notes = (*opened.notes, f"exported its {part.value}")
+    if part is Part.ENCODER:
+        source = export_freest(encoder_of(opened.model, folder), name, opened.processors, exports)
+        return replace(source, notes=(*notes, *source.notes), made_from=part_digest(folder, part))
     path = exports / "model.onnx"
     try:
-        example = example_of(opened.model, place.part, opened.example())
+        example = example_of(opened.model, part, opened.example())
         export_placed(DecoderModule(opened.model, tuple(example)).eval(), example, free_axes(example), path)
     except (SourceError, *CANNOT_TRACE) as error:
         raise SourceError(f"{name}: {error}; give it as module:factory, or as an ONNX file of its own") from error
-    return replace(OnnxSource.open(path), notes=notes, made_from=part_digest(place))
+    return replace(OnnxSource.open(path), notes=notes, made_from=part_digest(folder, part))
 
 
-def part_digest(place: FolderPart) -> str:
+def part_digest(folder: Path, part: Part) -> str:
     """What identifies a part as a source."""
-    assert place.part is not None
-    return text_digest([folder_digest(place.folder), place.part.value])
+    return text_digest([folder_digest(folder), part.value])
 
 
 def part_samples(
-    place: FolderPart, inputs: Sequence[Value], path: Path, count: int | None = None, length: int | None = None
+    folder: Path, part: Part, inputs: Sequence[Value], path: Path, count: int | None = None, length: int | None = None
 ) -> Samples:
     """`count` samples for a part with these inputs, made of the text, pictures, sounds or arrays in `path`.
 
@@ -84,10 +81,10 @@ def part_samples(
     """
     if holds_arrays(path):
         return read_samples(path, inputs, count)
-    opened = _open(place)
-    if place.part is Part.ENCODER:
+    opened = _open(folder)
+    if part is Part.ENCODER:
         return read_samples(path, inputs, count, opened.processors, length)
-    has_past = place.part is Part.WITH_PAST
+    has_past = part is Part.WITH_PAST
     free = [Value(name, (None,) * made.dim(), str(made.dtype).split(".")[1]) for name, made in opened.example().items()]
     wanted = -(-count // STEPS) if count is not None and has_past else count
     texts = _Texts(opened.model, read_samples(path, free, wanted, opened.processors, length))
@@ -97,7 +94,7 @@ def part_samples(
         written, step = texts.written(index // steps), index % steps
         token = 1 + step * max(1, written.tokens.shape[1] - 2) // steps
         label = texts.samples.name(index // steps) + (f", token {token}" if has_past else "")
-        return label, pick(label, written.feed(opened.model, place.part or Part.DECODER, token), inputs)
+        return label, pick(label, written.feed(opened.model, part, token), inputs)
 
     said = (
         f"{texts.samples.preprocessing}; what the decoder reads while the model writes at most {LONGEST} tokens on each"
@@ -123,7 +120,7 @@ class _Texts:
         return self._last[1]
 
 
-def _open(place: FolderPart) -> _Opened:
-    model, notes = load_model(read_config(place.folder), place.folder)
-    takes = tuple(inspect.signature(encoder_of(model, place.folder).forward).parameters)
-    return _Opened(model, notes, read_processors(place.folder, takes), takes)
+def _open(folder: Path) -> _Opened:
+    model, notes = load_model(read_config(folder), folder)
+    takes = tuple(inspect.signature(encoder_of(model, folder).forward).parameters)
+    return _Opened(model, notes, read_processors(folder, takes), takes)

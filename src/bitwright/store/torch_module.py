@@ -9,10 +9,12 @@ the source code are removed. The first axis of the inputs stays free wherever th
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -27,6 +29,8 @@ from torch import Tensor, nn
 from bitwright.store.source_error import SourceError, first_line
 
 OPSET = 18
+BATCH = "batch"
+ADVICE = re.compile(rf"{BATCH} = Dim\('{BATCH}', max=(\d+)\)")  # in the error for a batch that may not be of any size
 # What tracing raises for a module that it cannot follow; the module has been called before, so these are not its own.
 CANNOT_TRACE = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 CLEAN_UP = (
@@ -102,16 +106,18 @@ def export_placed(
 ) -> Path:
     """Write a module in eval mode that takes its inputs by place as `*args`, whose names and order are the example's.
 
-    The first axis of all is the batch, of any size, as are the axes in `free`. Raises SourceError for a module that
+    The axes in `free` may have any size; the first ones among them are the batch. Raises SourceError for a module that
     cannot be traced so.
     """
-    batch = {0: torch.export.Dim("batch")}
-    shapes = tuple(batch | dict.fromkeys(free[name], torch.export.Dim.DYNAMIC) for name in example)
+
+    def shapes(batch: Any) -> Any:
+        return (tuple({axis: torch.export.Dim.DYNAMIC if axis else batch for axis in free[name]} for name in example),)
+
     with torch.no_grad(), _quiet():
         given = tuple(tensor.clone() for tensor in example.values())  # of a view, the base's sizes would count
         names = _output_names(module(*given))
         try:
-            program = torch.export.export(module, given, dynamic_shapes=(shapes,), strict=False)
+            program = _trace(module, given, {}, shapes)
         except CANNOT_TRACE as error:
             raise SourceError(f"the module cannot be traced by torch.export: {first_line(error)}") from error
         _save(_translate(program, OPSET, names, list(example)), path)
@@ -130,10 +136,9 @@ def _trace_freest(
     attempts = {(length, free_sizes): None, (length, False): None, (None, False): None} if rows is not None else {}
     for length, sizes in attempts:
         free = _Free(rows, length, sizes)
-        arguments = tuple(map(free.doubled, args)), {name: free.doubled(tensor) for name, tensor in kwargs.items()}
-        shapes = {name: free.axes(tensor) for name, tensor in kwargs.items()} if kwargs else tuple(map(free.axes, args))
+        given = tuple(map(free.doubled, args)), {name: free.doubled(tensor) for name, tensor in kwargs.items()}
         try:
-            return torch.export.export(module, *arguments, dynamic_shapes=shapes, strict=False), ""
+            return _trace(module, *given, partial(free.shapes, args, kwargs)), ""
         except CANNOT_TRACE as error:
             why = f"tracing with a free batch failed: {first_line(error)}"
     try:
@@ -142,6 +147,22 @@ def _trace_freest(
         raise SourceError(
             f"the module cannot be traced by torch.export: {first_line(error)}; make an ONNX file of it another way"
         ) from error
+
+
+def _trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], shapes: Callable[[Any], Any]) -> Any:
+    """The module's program; `shapes` says which axes are free, given what stands for the batch.
+
+    A module may treat large batches otherwise (diffusers does from 64 on); then they may have up to that many samples.
+    """
+    try:
+        free = shapes(torch.export.Dim(BATCH))
+        return torch.export.export(module, args, kwargs, dynamic_shapes=free, strict=False)
+    except RuntimeError as error:
+        most = ADVICE.search(str(error))
+        if most is None:
+            raise
+        free = shapes(torch.export.Dim(BATCH, max=int(most[1])))
+        return torch.export.export(module, args, kwargs, dynamic_shapes=free, strict=False)
 
 
 def _is_text(tensor: Tensor) -> bool:
@@ -154,10 +175,14 @@ class _Free:
 
     def __init__(self, rows: int | None, length: int | None, sizes: bool) -> None:
         self._rows, self._length, self._sizes = rows, length, sizes
-        self._batch_axis = torch.export.Dim("batch")
 
-    def axes(self, tensor: Tensor) -> dict[int, Any]:
-        free: dict[int, Any] = {0: self._batch_axis} if self._has_batch(tensor) else {}
+    def shapes(self, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor], batch: Any) -> Any:
+        """For each input, by name or by place, its free axes; `batch` stands for that of the samples."""
+        named = {name: self._axes(tensor, batch) for name, tensor in kwargs.items()}
+        return named or tuple(self._axes(tensor, batch) for tensor in args)
+
+    def _axes(self, tensor: Tensor, batch: Any) -> dict[int, Any]:
+        free: dict[int, Any] = {0: batch} if self._has_batch(tensor) else {}
         if _is_text(tensor) and tensor.shape[1] == self._length:
             free[1] = torch.export.Dim.DYNAMIC
         if self._sizes and tensor.dim() == 4:

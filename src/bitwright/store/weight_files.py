@@ -77,9 +77,12 @@ class WeightFiles:
             )
 
 
-def find_weight_files(folder: Path, allow_pickle: bool = False) -> WeightFiles:
-    """The weight files in ``folder``, their headers checked. Raises SourceError if one is missing or damaged."""
-    index, files = _choose(folder, allow_pickle)
+def find_weight_files(folder: Path, allow_pickle: bool = False, name: str = SAFETENSORS) -> WeightFiles:
+    """The weight files in ``folder``, their headers checked. Raises SourceError if one is missing or damaged.
+
+    ``name``: what a single file of safetensors is called, and with an ending the index of many.
+    """
+    index, files = _choose(folder, allow_pickle, name)
     tensors: dict[str, TensorShape] = {}
     stretches: dict[str, Stretch] = {}
     homes: dict[str, Path] = {}
@@ -98,13 +101,13 @@ def find_weight_files(folder: Path, allow_pickle: bool = False) -> WeightFiles:
     return WeightFiles(files, tensors, homes, stretches)
 
 
-def _choose(folder: Path, allow_pickle: bool) -> tuple[dict[str, Path], tuple[Path, ...]]:
+def _choose(folder: Path, allow_pickle: bool, name: str) -> tuple[dict[str, Path], tuple[Path, ...]]:
     """What the index says (empty without an index) and the files to read, in the order in which the loader does."""
-    for single in (SAFETENSORS, PICKLE):
+    for single in (name, PICKLE):
         index_file = folder / f"{single}.index.json"
         if single == PICKLE and not allow_pickle and (index_file.is_file() or (folder / single).is_file()):
             raise SourceError(
-                f"{folder}: holds only pickled weights ({PICKLE}); {SAFETENSORS} is needed, because a pickle from a "
+                f"{folder}: holds only pickled weights ({PICKLE}); {name} is needed, because a pickle from a "
                 f"stranger can run code. Convert it, or pass allow_pickle=True if you trust where it came from."
             )
         if (folder / single).is_file():
@@ -112,7 +115,7 @@ def _choose(folder: Path, allow_pickle: bool) -> tuple[dict[str, Path], tuple[Pa
         if index_file.is_file():
             index = _read_index(index_file)
             return index, tuple(sorted(set(index.values())))
-    raise SourceError(f"{folder}: no weights found; {SAFETENSORS} or {SAFETENSORS}.index.json is needed.")
+    raise SourceError(f"{folder}: no weights found; {name} or {name}.index.json is needed.")
 
 
 def _read_index(index_file: Path) -> dict[str, Path]:
@@ -137,7 +140,7 @@ def _shard(index_file: Path, shard: str) -> Path:
         )
     if PurePosixPath(shard).suffix not in (".safetensors", ".bin"):
         raise SourceError(f"{index_file}: weight_map names {shard!r}; weight files end in .safetensors or .bin.")
-    if PurePosixPath(shard).suffix == ".bin" and index_file.name.startswith(SAFETENSORS):
+    if PurePosixPath(shard).suffix == ".bin" and ".safetensors" in index_file.name:
         raise SourceError(f"{index_file}: weight_map names {shard!r}, a pickle; only safetensors are allowed here.")
     if not (index_file.parent / shard).is_file():
         raise SourceError(f"{index_file}: weight_map names {shard!r}, which is missing. Download the folder again.")
