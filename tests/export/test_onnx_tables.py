@@ -116,11 +116,22 @@ def test_rows_come_out_as_they_are_stored(name: str, twice: bool, tmp_path: Path
     assert decibels(wanted, found["y"]) > 15
 
 
+def test_a_table_that_multiplies_too_has_codes_for_both(tmp_path: Path) -> None:
+    source, folder = quantized(file(tmp_path / "f.onnx", tied=True), int8(), tmp_path / "run")
+    artifact = open_network(folder)
+    assert sum(held.qtensor.codes.shape == (ROWS, COLUMNS) for held in artifact.weights.values()) == 2
+    export_onnx(artifact, tmp_path / "out.onnx", OnnxForm.STANDARD)
+    assert (tmp_path / "out.onnx").stat().st_size < 0.7 * source.path.stat().st_size
+    feed = feeds(source)
+    wanted, found = OnnxRunner(source).run(feed), OnnxRunner(OnnxSource.open(tmp_path / "out.onnx")).run(feed)
+    assert all(decibels(wanted[name], found[name]) > 20 for name in ("y", "scores"))
+
+
 @pytest.mark.parametrize(
     ("options", "recipe"),
     [
         ({"rows": 400}, int8()),  # too small to matter
-        ({"tied": True}, int8()),  # a product reads it, too, and wants codes of its own
+        ({"tied": True}, int8()),  # a product reads it, too: a run gives it a copy beforehand
         ({"axis": 1}, int8()),  # columns are picked
         ({}, int8("tensorrt")),
         ({}, replace(int8(), keep=("pick",))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from onnx import TensorProto
 
 from bitwright.transforms import one_layout_each
 from conformance.networks import Sketch, moved, run
@@ -26,3 +27,14 @@ def test_a_weight_that_is_always_read_the_same_way_stays_one() -> None:
     weight = s.weight(6, 6)
     network, constants = s.done(s.add("MatMul", s.add("MatMul", s.input(2, 6), weight), weight))
     assert one_layout_each(network, constants).steps == ()
+
+
+def test_a_table_that_multiplies_too_becomes_two() -> None:
+    s = Sketch()
+    table = s.weight(6, 4)
+    rows = s.add("Gather", table, s.add("Cast", s.input(2), to=TensorProto.INT64))
+    network, constants = s.done(s.add("Gemm", rows, table, transB=1))
+    inputs = {"q": torch.tensor([5.0, 1.0])}
+    after, numbers = one_layout_each(network, constants).apply(network, constants)
+    assert moved(run(network, constants, inputs), run(after, numbers, inputs)) == 0
+    assert after.nodes[1].inputs[0] == table != after.nodes[2].inputs[1]

@@ -110,3 +110,13 @@ def _matrix(node: Node, shape: tuple[int, ...], is_transposed: bool) -> LinearNo
     if is_transposed:
         return LinearNode(node, node.inputs[1], _bias(node), second, first, shape[1], shape[0], -1, gain)
     return LinearNode(node, node.inputs[1], _bias(node), first, second, shape[0], shape[1], -1, gain)
+
+
+def table_of(network: Network, node: Node) -> str | None:
+    """The constant matrix whose rows the node picks by numbers that the network computes; None if it does not."""
+    if node.op != "Gather" or node.attributes.get("axis", 0) not in (0, -2):
+        return None
+    name, picked = node.inputs[:2]
+    shape = network.values[name].shape if name in network.constants else None
+    is_matrix = shape is not None and len(shape) == 2 and None not in shape
+    return name if is_matrix and picked not in network.constants else None

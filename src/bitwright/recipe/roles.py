@@ -6,7 +6,7 @@ the target's table. Whether an operator that could run in integers really does i
 
 from __future__ import annotations
 
-from bitwright.graph.linear_node import linear_of
+from bitwright.graph.linear_node import linear_of, table_of
 from bitwright.graph.network import Network, Node
 from bitwright.recipe.targets import CLAMPS, LINEAR, MOVES, Role, Target
 
@@ -145,17 +145,13 @@ def _recurrent(network: Network, node: Node) -> tuple[Role, str]:
 
 def _is_table(network: Network, node: Node) -> bool:
     """Whether a node picks rows of a constant matrix that is worth codes, and that nothing reads in another way."""
-    name = node.inputs[0] if node.op == "Gather" else ""
-    shape = network.values[name].shape if name in network.constants else None
-    if shape is None or len(shape) != 2 or node.attributes.get("axis", 0) not in (0, -2):
+    name = table_of(network, node)
+    if name is None:
         return False
-    rows, columns = (size or 0 for size in shape)
-    if columns < TABLE_COLUMNS or rows * columns < TABLE_NUMBERS or node.inputs[1] in network.constants:
+    rows, columns = (size or 0 for size in network.values[name].shape or ())
+    if columns < TABLE_COLUMNS or rows * columns < TABLE_NUMBERS or name in network.outputs:
         return False
-    return name not in network.outputs and all(
-        reader.op == "Gather" and place == 0 and reader.attributes.get("axis", 0) in (0, -2)
-        for reader, place in network.readers(name)
-    )
+    return all(table_of(network, reader) == name and place == 0 for reader, place in network.readers(name))
 
 
 def _linear(network: Network, node: Node, target: Target) -> tuple[Role, str]:
