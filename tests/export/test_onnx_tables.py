@@ -123,7 +123,7 @@ def test_a_table_that_multiplies_too_has_codes_for_both(tmp_path: Path) -> None:
     export_onnx(artifact, tmp_path / "out.onnx", OnnxForm.STANDARD)
     assert (tmp_path / "out.onnx").stat().st_size < 0.7 * source.path.stat().st_size
     feed = feeds(source)
-    wanted, found = OnnxRunner(source).run(feed), OnnxRunner(OnnxSource.open(tmp_path / "out.onnx")).run(feed)
+    wanted, found = OnnxRunner(source).run(feed), OnnxRunner(onnx.load(tmp_path / "out.onnx")).run(feed)
     assert all(decibels(wanted[name], found[name]) > 20 for name in ("y", "scores"))
 
 
