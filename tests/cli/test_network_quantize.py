@@ -12,9 +12,14 @@ import pytest
 import torch
 import transformers
 
+from bitwright.cli.network.quantize import Progress
+from bitwright.engine.network import Step, quantize_network
 from bitwright.evaluate.metric import callable_model
+from bitwright.recipe.network import int8
 from bitwright.store.onnx_source import OnnxSource
+from bitwright.store.samples import read_samples
 from cli.conftest import ROOT, call, refused
+from networks import exported, network
 
 FACTORY = """
 import torch
@@ -281,3 +286,30 @@ def test_a_part_of_a_model_goes_through_all_verbs(tmp_path: Path) -> None:
     assert scored.exit_code == 0, scored.output
     assert call("export", out, "--to", "onnx", "-o", tmp_path / "file", "--no-verify").exit_code == 0
     assert "is not the model that" in refused("evaluate", out, "--against", f"{folder}:decoder", "--data", text)
+
+
+def test_steps_of_unknown_number_are_told_of_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = 100.0
+    monkeypatch.setattr("bitwright.cli.network.quantize.time.monotonic", lambda: moment)
+    progress = Progress()
+    progress(Step("calibrate", 0, 4))
+    for place in range(1, 10):
+        moment += 20
+        progress(Step("simulation", place, 0))
+    moment += 5
+    progress(Step("round", 0, 2))
+    told = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["calibrate 0/4", "simulation 3", "simulation 6", "simulation 9", "round 0/2"]
+
+
+def test_a_run_tells_of_every_simulation(tmp_path: Path) -> None:
+    source = exported(network("residual"), tmp_path / "source")
+    value = source.network().values[source.network().inputs[0]]
+    draws = torch.Generator().manual_seed(0)
+    np.save(tmp_path / "a.npy", torch.randn(12, *(value.shape or ())[1:], generator=draws).numpy())
+    steps: list[Step] = []
+    quantize_network(source, int8(), tmp_path / "out", read_samples(tmp_path / "a.npy", [value]), steps.append)
+    told = [step.done for step in steps if step.what == "simulation"]
+    assert told == list(range(1, len(told) + 1)) and told

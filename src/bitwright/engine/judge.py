@@ -18,6 +18,7 @@ from torch import Tensor
 from bitwright.calib import Choice, RangeRule
 from bitwright.calib.activation import activation_params
 from bitwright.engine.observe import HELD_OUT, Observed, is_held_out, points_of_each
+from bitwright.engine.progress import OnStep, Step, ignore
 from bitwright.execute.node_walk import Change, NodeWalk, Quantize
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan
@@ -49,9 +50,10 @@ class Ranges:
 
 @final
 class Judge:
-    """Held-out samples, and what the float network makes of them."""
+    """Held-out samples, and what the float network makes of them. `on_step` is told of every simulation."""
 
-    def __init__(self, runner: OnnxRunner, samples: Samples) -> None:
+    def __init__(self, runner: OnnxRunner, samples: Samples, on_step: OnStep = ignore) -> None:
+        self._simulated, self._on_step = 0, on_step
         self.batches: Sequence[Mapping[str, Tensor]] = list(samples.batches(BATCH))
         self._wanted = [runner.run(batch) for batch in self.batches]
 
@@ -60,6 +62,8 @@ class Judge:
 
         `runner`: the network itself, or an edited one with the same inputs and outputs. `changes`: by name of node.
         """
+        self._simulated += 1
+        self._on_step(Step("simulation", self._simulated, 0))
         walk = NodeWalk(runner, self.batches, {name: (through(point), point.readers) for name, point in points.items()})
         for node in runner.network.nodes:
             walk.advance(node, (changes or {}).get(node.name, Change()))

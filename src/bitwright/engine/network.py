@@ -109,7 +109,7 @@ class _Run:
         plan = plan_network(prepared.source.network(), self.recipe)
         runner = OnnxRunner(prepared.source)
         observed = self._observed(prepared.source, plan, checkpoints)
-        judge = Judge(runner, held_out(self.samples))
+        judge = Judge(runner, held_out(self.samples), self.on_step)
         rules = self.recipe.ranges
         choose = partial(best_ranges, plan, runner, observed, rules, judge)
         ranges = checkpoints.once("ranges", choose, ranges_form(plan, rules))
@@ -124,7 +124,7 @@ class _Run:
             return self._rounded(task, judge, checkpoints)
 
         if self.goals:
-            judges = (judge, Judge(runner, self.samples.dealt(GOAL_SAMPLES, BATCH)))
+            judges = (judge, Judge(runner, self.samples.dealt(GOAL_SAMPLES, BATCH), self.on_step))
             pursuit = Pursuit(self.goals, relief, judges, checkpoints, rounded, self.on_step)
             relieved, found, told = pursuit.pursue(relieved)
         else:

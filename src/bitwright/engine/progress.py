@@ -10,7 +10,10 @@ from typing import final
 @final
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is being done, how much of it is done, and of how much. `note`: what whoever started it should know."""
+    """What is being done, how much of it is done, and of how much (0: nobody knows).
+
+    `note`: what whoever started it should know.
+    """
 
     what: str
     done: int

@@ -26,6 +26,7 @@ from bitwright.store.network_artifact import EXPORTED
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.random_samples import random_samples
 
+SILENCE = 60.0  # seconds at most without a line, while steps go on that nobody knows the number of
 _SHOWN = 16  # random samples that a file is verified on where none were given
 
 
@@ -130,12 +131,12 @@ def note_run(options: NetworkOptions, seconds: float, peak_bytes: int, notes: li
 class Progress:
     """Prints a line when a step begins and whenever another quarter of it is done, with the time it took so far.
 
-    Notes are printed, too, and kept.
+    Of steps that nobody knows the number of, one a minute. Notes are printed, too, and kept.
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self._started = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._last = ("", 0)
 
     def __call__(self, step: Step) -> None:
@@ -143,10 +144,12 @@ class Progress:
             self.notes.append(step.note)
             err.print(f"note: {step.note}", soft_wrap=True)
             return
-        now = (step.what, 4 * step.done // max(1, step.total))
-        if now != self._last:
-            self._last = now
-            err.print(f"{duration(time.monotonic() - self._started)}: {step.what} {step.done}/{step.total}")
+        now, moment = (step.what, 4 * step.done // max(1, step.total)), time.monotonic()
+        is_news = now != self._last if step.total else moment - self._printed >= SILENCE
+        if is_news:
+            self._last, self._printed = now, moment
+            of = f"/{step.total}" if step.total else ""
+            err.print(f"{duration(moment - self._started)}: {step.what} {step.done}{of}")
 
 
 def show_floats(manifest: dict[str, Any]) -> None:
