@@ -10,6 +10,7 @@ the outputs are good enough for any use: float operators among integers cost tim
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ from bitwright.calib import Effect, total_noise
 from bitwright.engine.checkpoint_forms import ranges_form
 from bitwright.engine.judge import Judge, Points, Ranges, best_ranges
 from bitwright.engine.observe import Observed
+from bitwright.engine.portions import run_in_parts
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.recipe.network import NetworkPlan, NetworkPlanError
 from bitwright.recipe.network_cost import products
@@ -295,12 +297,13 @@ class Relief:
         return list(dict.fromkeys(around))
 
     def _products(self) -> dict[str, int]:
-        """How many multiplications each linear operator takes for one sample."""
+        """How many multiplications each linear operator takes for the first batch."""
         network, feeds = self.runner.network, self.judge.batches[0]
         nodes = [node for node in network.nodes if not node.domain]
         wanted = [name for node in nodes for name in node.outputs if name and network.values[name].dtype == "float32"]
-        found = {**self.runner.run(feeds, wanted), **feeds}
-        return products(network, {name: tensor.numel() for name, tensor in found.items()})
+        sizes = Counter({name: tensor.numel() for name, tensor in feeds.items()})
+        run_in_parts(self.runner, feeds, wanted, lambda _, made: sizes.update({n: v.numel() for n, v in made.items()}))
+        return products(network, sizes)
 
 
 def _stepped(now: Relieved, option: _Option, ranges: Ranges, found: tuple[float, float]) -> Relieved:
