@@ -208,6 +208,19 @@ def test_a_pipeline_of_an_unknown_class_is_refused(given: Given, tmp_path: Path)
         open_network(f"{folder}:unet", tmp_path / "made")
 
 
+@pytest.mark.parametrize("part", ["pipeline", "unet"])
+def test_code_in_the_folder_is_never_run(part: str, given: Given, tmp_path: Path) -> None:
+    folder = shutil.copytree(given.folder, tmp_path / "copy")
+    index = json.loads((folder / "model_index.json").read_text())
+    place = folder if part == "pipeline" else folder / "unet"
+    (place / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: ...\n")
+    changed = {"_class_name": ["mine", "Mine"]} if part == "pipeline" else {"unet": ["mine", "Mine"]}
+    (folder / "model_index.json").write_text(json.dumps(index | changed))
+    with pytest.raises(SourceError):
+        open_network(f"{folder}:text_encoder", tmp_path / "made")
+    assert not (tmp_path / "ran").exists()
+
+
 class Scaled(nn.Module):
     def forward(self, x: Tensor, by: float = 1.0) -> Tensor:
         return x * by

@@ -48,7 +48,8 @@ class Pipeline:
     @classmethod
     def open(cls, folder: Path, part: PipelinePart) -> Pipeline:
         """The pipeline in a folder. Raises SourceError for one that diffusers cannot load."""
-        options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+        options = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+        options |= {"low_cpu_mem_usage": False}  # which takes another library
         try:
             with _quiet():
                 library = _diffusers_library()
