@@ -26,6 +26,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from bitwright.engine.network import quantize_network as quantize
+from bitwright.engine.portions import roomy
 from bitwright.engine.progress import Step
 from bitwright.engine.simulate import Simulation
 from bitwright.evaluate.delivery import Delivery
@@ -151,7 +152,9 @@ def verify(network: QuantizedNetwork, file: Path, original: OnnxSource, samples:
     Where the target's engine runs here the file is held against that target's own arithmetic, else against floats.
     Outputs, operators that run in integers, and latency are looked at, on 16 samples.
     """
-    feeds: list[Mapping[str, Tensor]] = list(islice(samples.batches(_BATCH), -(-_VERIFIED // _BATCH)))
+    samples = roomy(OnnxRunner(original), samples)
+    size = min(_BATCH, samples.most or _BATCH)
+    feeds: list[Mapping[str, Tensor]] = list(islice(samples.batches(size), -(-_VERIFIED // size)))
     in_floats = OnnxRunner(read_model(file), file.parent, exact=True)
     foretold, warnings = None, []
     try:
@@ -186,10 +189,10 @@ def evaluate(
     if metric is None and samples is None:
         raise ValueError("nothing to evaluate with: give a metric, or samples on which the outputs are compared")
     delivered, size, is_simulated = _delivered(network, threads)
-    floats: Runnable = OnnxRunner(original, threads=threads)
+    floats = OnnxRunner(original, threads=threads)
     pair, measured, compared_on = SideBySide(floats, delivered), None, ""
     if samples is not None:
-        pair.run_all(samples.batches(_BATCH))
+        pair.run_all(roomy(floats, samples).batches(_BATCH))
         compared_on = f"{samples.count} samples, {samples.preprocessing}"
     if metric is not None:
         model = callable_model(floats if compared_on else pair)

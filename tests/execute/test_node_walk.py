@@ -59,6 +59,28 @@ def test_codes_and_constants_are_those_of_the_interpreter(name: str, tmp_path: P
             assert float((live[output] - value).abs().mean()) < 0.02
 
 
+def test_nodes_run_apart_come_to_the_same_and_hold_what_is_needed_later(tmp_path: Path) -> None:
+    runner, batches, constants = ready("residual", tmp_path)
+    nodes = runner.network.nodes
+    middle = [node.outputs[0] for node in nodes if node.op == "Relu"]
+    changes = {
+        node.name: Change(
+            {key: constants[key] * 1.5 for key in node.inputs if key in constants and key in node.inputs[1:2]}
+        )
+        for node in nodes
+        if node.op == "Conv"
+    }
+    walks = [NodeWalk(runner, batches, dict.fromkeys(middle, (coarse, None))) for _ in range(2)]
+    for start in range(0, len(nodes), 3):
+        some = nodes[start : start + 3]
+        walks[0].advance_apart(some, changes)
+        for node in some:
+            walks[1].advance(node, changes.get(node.name, Change()))
+        for one, other in zip(walks[0].live, walks[1].live, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_a_point_of_some_readers_is_float_for_the_others(tmp_path: Path) -> None:
     runner, batches, _ = ready("residual", tmp_path)
     value = runner.network.inputs[0]

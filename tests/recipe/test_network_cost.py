@@ -93,3 +93,15 @@ def test_learning_costs_three_runs_for_every_sample_that_its_steps_draw(tmp_path
     sizes = sizes_of(graph)
     numbers = sum(sizes.get(name, 0) for node in graph.nodes for name in node.outputs)
     assert spent == pytest.approx(50 * 8 * (3 * 2 * sum(products(graph, sizes).values()) / 1e10 + 1.5e-8 * numbers))
+
+
+def test_a_wide_network_needs_less_memory_than_its_batches_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = prepared("attention", tmp_path)
+    sizes = {name: 10**6 * size for name, size in sizes_of(source.network()).items()}
+    graph = source.network()
+    plan = plan_network(graph, NetworkRecipe())
+    wide = predict_network(graph, NetworkRecipe(), plan, sizes, 64, 1e10).peak_ram_bytes
+    monkeypatch.setattr("bitwright.recipe.network_cost.WIDE", 10**15)
+    assert wide < 0.9 * predict_network(graph, NetworkRecipe(), plan, sizes, 64, 1e10).peak_ram_bytes

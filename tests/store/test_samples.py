@@ -247,3 +247,14 @@ def test_dealt_samples_fill_the_batches_of_a_network_that_fixes_them(tmp_path: P
     samples = read_samples(tmp_path / "a.npy", [Value("x", (5, 4), "float32")])
     assert [len(batch["x"]) for batch in samples.dealt(12, 16).batches(16)] == [5, 5]
     assert samples.dealt(3, 16).count == 5
+
+
+def test_there_may_be_room_for_fewer_than_are_asked_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbers(7, 3))
+    samples = read_samples(tmp_path / "a.npy", [Value("x", (None, 3), "float32")]).limited(2)
+    assert [len(batch["x"]) for batch in samples.batches(5)] == [2, 2, 2, 1]
+    assert len(samples.first(1)["x"]) == 1
+    dealt = samples.dealt(6, 16)
+    assert dealt.most == 2 and [len(batch["x"]) for batch in dealt.batches(16)] == [2, 2, 2]
+    fixed = read_samples(tmp_path / "a.npy", [Value("x", (7, 3), "float32")]).limited(2)
+    assert [len(batch["x"]) for batch in fixed.batches(1)] == [7]

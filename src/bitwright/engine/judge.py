@@ -55,6 +55,7 @@ class Judge:
     def __init__(self, runner: OnnxRunner, samples: Samples, on_step: OnStep = ignore) -> None:
         self._simulated, self._on_step = 0, on_step
         self.batches: Sequence[Mapping[str, Tensor]] = list(samples.batches(BATCH))
+        self._is_wide = samples.most is not None
         self._wanted = [runner.run(batch) for batch in self.batches]
 
     def noise(self, runner: OnnxRunner, points: Points, changes: Mapping[str, Change] | None = None) -> float:
@@ -65,7 +66,9 @@ class Judge:
         self._simulated += 1
         self._on_step(Step("simulation", self._simulated, 0))
         walk = NodeWalk(runner, self.batches, {name: (through(point), point.readers) for name, point in points.items()})
-        for node in runner.network.nodes:
+        if self._is_wide:
+            walk.advance_apart(runner.network.nodes, changes or {})
+        for node in () if self._is_wide else runner.network.nodes:
             walk.advance(node, (changes or {}).get(node.name, Change()))
         names = [name for name, value in self._wanted[0].items() if value.is_floating_point()]
         found = [

@@ -28,6 +28,7 @@ from bitwright.engine.goal import Goal, LeastSqnr, Pursuit, Rounded
 from bitwright.engine.judge import BATCH, Judge, Ranges, best_ranges, held_out
 from bitwright.engine.learn import learn_rounding
 from bitwright.engine.observe import Observed, observe, points_of_each
+from bitwright.engine.portions import roomy
 from bitwright.engine.prepare import prepare, without_trials
 from bitwright.engine.progress import OnStep, Step, ignore
 from bitwright.engine.relief import Relief, Relieved
@@ -62,7 +63,8 @@ def quantize_network(
     to be beside what the recipe asks of them; the manifest says under `goal` whether they are. Raises ValueError on bad
     input, before anything is written if it can.
 
-    Memory: the float network, one batch's values, and the live values of 64 samples at the widest place.
+    Memory: the float network, one batch's values, and the live values of 64 samples at the widest place; of a network
+    whose values for 16 samples take more than 512 MiB somewhere (`roomy`), at the widest place with weights to round.
     """
     if samples is None and recipe.needs_samples:
         raise ValueError(
@@ -83,6 +85,7 @@ def quantize_network(
             if samples is None:
                 _without_samples(source, recipe, out, made_of, on_step)
             else:
+                samples = roomy(OnnxRunner(source), samples)
                 _Run(source, recipe, out, samples, on_step, goals).carry_out(made_of)
         forget(out / CHECKPOINTS)
         return open_network(out)

@@ -1,4 +1,4 @@
-"""Runs a batch for its inner values a few samples at a time, as many as their values leave room for.
+"""Runs a network on as many samples at a time as their values leave room for.
 
 All the values of all layers are far more than a network needs to run: 7 million numbers for one picture in MobileNetV2.
 A few samples fit what the processor and the memory allocator keep at hand, which is faster, too: a sixth of the time
@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from bitwright.execute.node_walk import NodeWalk
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network
+from bitwright.recipe.network_cost import BATCH, batch_of
+from bitwright.store.sample_set import Samples
 
 ROOM = 1 << 23  # numbers held at a time, unless one sample has more: 32 MiB
 
@@ -40,6 +43,29 @@ def run_in_parts(runner: OnnxRunner, batch: Feeds, values: Sequence[str], take: 
         numbers = sum(value.numel() for value in made.values()) // (stop - start)
         del made
         start, rows = stop, max(1, room // max(1, numbers))
+
+
+def roomy(runner: OnnxRunner, samples: Samples) -> Samples:
+    """The samples, in smaller batches where the values of so many as usual would not leave room.
+
+    What attention over a whole picture holds for one sample is more than most networks hold for a batch.
+    """
+    if not samples.stacking.shares or samples.stacking.fixed is not None:
+        return samples
+    size = batch_of(runner.network, measured_sizes(runner, samples))
+    return samples if size == BATCH else samples.limited(size)
+
+
+def measured_sizes(runner: OnnxRunner, samples: Samples) -> dict[str, int]:
+    """How many numbers each value has for one sample, from running the first one (of a fixed batch: its share)."""
+    feed = samples.first(1)
+    count = min((len(tensor) for tensor in feed.values() if tensor.dim()), default=1)
+    walk, sizes = NodeWalk(runner, [feed], {}), {name: tensor.numel() for name, tensor in feed.items()}
+    for node in runner.network.nodes:
+        walk.advance(node)
+        sizes |= {name: walk.live[0][name].numel() for name in node.outputs if name in walk.live[0]}
+    runner.close()
+    return {name: max(1, size // count) for name, size in sizes.items()}
 
 
 def _is_free(network: Network) -> bool:

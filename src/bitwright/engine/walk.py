@@ -93,15 +93,18 @@ class _Walk:
                 steps.setdefault(name, []).append(step)
         taken = {name: (through(point), point.readers) for name, point in self.task.points.items()}
         walk = NodeWalk(OnnxRunner(self.task.source), batches, taken)
+        waiting: list[Node] = []  # of a wide network, to be run on one batch after the other
         for node in self.network.nodes:
-            if node.name not in steps:
-                walk.advance(node)
+            if node.name not in steps and samples.most is not None:
+                waiting.append(node)
                 continue
-            for step in steps[node.name]:
+            walk.advance_apart(waiting, {})
+            waiting.clear()
+            for step in steps.get(node.name, ()):
                 if step.name not in self.weights:
                     self._round(node, step, walk)
                     on_step(Step("round", len(self.weights), len(plan.weights)))
-            held = [self.weights[step.name] for step in steps[node.name]]
+            held = [self.weights[step.name] for step in steps.get(node.name, ())]
             walk.advance(node, change_of(self.network, node, held, self.offsets.get(node.name)))
 
     def _round(self, node: Node, step: WeightStep, walk: NodeWalk) -> None:

@@ -53,10 +53,10 @@ class NodeWalk:
     def inputs(self, node: Node) -> Iterator[dict[str, Tensor]]:
         """What the node reads, batch by batch: constants left out, values in codes where it reads them so."""
         for live in self.live:
-            yield {name: self._value(name, value, node) for name, value in self._held(live, node)}
+            yield self._feeds(live, node)
 
-    def _held(self, live: Mapping[str, Tensor], node: Node) -> Iterator[tuple[str, Tensor]]:
-        return ((name, live[name]) for name in dict.fromkeys(_reads(node)) if name in live)
+    def _feeds(self, live: Mapping[str, Tensor], node: Node) -> dict[str, Tensor]:
+        return {name: self._value(name, live[name], node) for name in dict.fromkeys(_reads(node)) if name in live}
 
     def _value(self, name: str, value: Tensor, node: Node) -> Tensor:
         if name not in self.points:
@@ -67,17 +67,31 @@ class NodeWalk:
 
     def advance(self, node: Node, change: Change = Change()) -> None:
         """Run the next node, changed so."""
-        assert self.runner.network.nodes[self._place] is node
-        runner = self.runner.with_constants(change.constants) if change.constants else self.runner
-        wanted = tuple(name for name in node.outputs if name)
-        for live, feeds in zip(self.live, self.inputs(node), strict=True):
-            for name, value in runner.run(feeds, wanted).items():
-                made = value if change.offset is None else value + change.offset
-                quantize, readers = self.points.get(name, (None, ()))
-                live[name] = quantize(name, made) if quantize is not None and readers is None else made
-            for name in [name for name in live if self._last.get(name, -1) <= self._place]:
-                del live[name]
+        self._run([node], {node.name: change}, self.live)
         self._place += 1
+
+    def advance_apart(self, nodes: Sequence[Node], changes: Mapping[str, Change]) -> None:
+        """Run the next nodes, changed so by their names, on one batch after the other.
+
+        What they make in between is then held of one batch alone, but every node is opened for each.
+        """
+        for live in self.live:
+            self._run(nodes, changes, [live])
+        self._place += len(nodes)
+
+    def _run(self, nodes: Sequence[Node], changes: Mapping[str, Change], lives: Sequence[dict[str, Tensor]]) -> None:
+        for place, node in enumerate(nodes, self._place):
+            assert self.runner.network.nodes[place] is node
+            change = changes.get(node.name, Change())
+            runner = self.runner.with_constants(change.constants) if change.constants else self.runner
+            wanted = tuple(name for name in node.outputs if name)
+            for live in lives:
+                for name, value in runner.run(self._feeds(live, node), wanted).items():
+                    made = value if change.offset is None else value + change.offset
+                    quantize, readers = self.points.get(name, (None, ()))
+                    live[name] = quantize(name, made) if quantize is not None and readers is None else made
+                for name in [name for name in live if self._last.get(name, -1) <= place]:
+                    del live[name]
 
 
 def _reads(node: Node) -> Iterator[str]:

@@ -24,6 +24,7 @@ from bitwright.solvers import BlockSolver
 WALKED = 64  # samples, as engine.walk
 JUDGED = 32  # samples, as engine.judge
 BATCH = 16  # samples, as engine.judge
+WIDE = 1 << 27  # numbers that a batch may have at the same time, unless one sample has more: 512 MiB
 LENGTH = 128  # assumed of an axis whose size nothing says, such as the tokens of a text
 
 MULTIPLY = (Role.LINEAR, Role.PRODUCT, Role.RECURRENT)
@@ -146,31 +147,44 @@ def products(network: Network, sizes: Sizes) -> dict[str, int]:
     return found
 
 
+def batch_of(network: Network, sizes: Sizes) -> int:
+    """How many samples at most leave room for what is needed of them at the widest place."""
+    return max(1, min(BATCH, WIDE // max(1, max(_alive(network, sizes)))))
+
+
 def _peak(network: Network, plan: NetworkPlan, sizes: Sizes, samples: int, weights: int) -> int:
     """Calibration holds a batch of all observed values, the walk all samples at the widest place.
 
-    What the first frees the allocator keeps, so they add up, and so does what the largest weight's solver holds.
+    Of a wide network, which has smaller batches, the walk holds all samples where there are weights to round, and one
+    batch in between. What the first frees the allocator keeps, so they add up, and so does what the largest weight's
+    solver holds.
     """
     observed = sum(sizes.get(value, 0) for value in {point.value for point in plan.placement.points})
-    calibrate = 4 * min(samples, BATCH) * observed
-    walk = 4 * min(samples, WALKED) * (_widest(network, sizes) + max(sizes.values(), default=0))
+    batch, alive = batch_of(network, sizes), _alive(network, sizes)
+    calibrate = 4 * min(samples, batch) * observed
+    widest, largest, walked = max(alive), max(sizes.values(), default=0), min(samples, WALKED)
+    walk = 4 * walked * (widest + largest)
+    if batch < BATCH:
+        rounded = {name for step in plan.weights for name in step.nodes}
+        places = [held for held, node in zip(alive, network.nodes, strict=True) if node.name in rounded]
+        walk = 4 * (walked * max(places, default=0) + min(samples, batch) * (widest + largest))
     shapes = [matrix_of(network, step) for step in plan.weights]
     solve = max((_MATRIX_BYTES * held**2 + _WEIGHT_BYTES * out * held for out, held in shapes), default=0)
     return _BASE + _COPIES * weights + solve + int(_BATCH_COPIES * calibrate + _WALK_COPIES * walk)
 
 
-def _widest(network: Network, sizes: Sizes) -> int:
-    """The most numbers of one sample that are needed at the same time."""
+def _alive(network: Network, sizes: Sizes) -> list[int]:
+    """How many numbers of one sample are needed while each node runs."""
     last = {name: place for place, node in enumerate(network.nodes) for name in (*node.inputs, *node.captures)}
     last |= {name: len(network.nodes) for name in network.outputs}
     live = sum(sizes.get(name, 0) for name in network.inputs)
-    most = live
+    found = []
     for place, node in enumerate(network.nodes):
         live += sum(sizes.get(name, 0) for name in node.outputs if name in last)
-        most = max(most, live)
+        found.append(live)
         gone = {*node.inputs, *node.captures}
         live -= sum(sizes.get(name, 0) for name in gone if last.get(name) == place)
-    return most
+    return found
 
 
 def _seconds(

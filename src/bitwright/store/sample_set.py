@@ -41,6 +41,7 @@ class Stacking:
 class Samples:
     """`count` samples; `preprocessing` says in words how they were made from what the user gave.
 
+    `most`: how many there are room for in a batch, whatever size is asked for; None: any number.
     Reading may raise SamplesError for a sample that is damaged or does not fit.
     """
 
@@ -48,6 +49,7 @@ class Samples:
     preprocessing: str
     stacking: Stacking
     _read: Callable[[int], tuple[str, Feed]]
+    most: int | None = None
 
     def batches(self, size: int) -> Iterator[Feed]:
         """All samples in order, at most `size` in a batch, by the names of the network's inputs.
@@ -60,7 +62,7 @@ class Samples:
         if not self.stacking.shares:
             yield from (self._read(index)[1] for index in range(self.count))
             return
-        size = self.stacking.fixed or size
+        size = self._size(size)
         held: list[Feed] = []
         for index in range(self.count):
             _, feed = self._read(index)
@@ -70,6 +72,16 @@ class Samples:
             held.append(feed)
         if held:
             yield self._stack(held)
+
+    def _size(self, asked: int) -> int:
+        """How many samples a batch has at most."""
+        if not self.stacking.shares:
+            return 1
+        return self.stacking.fixed or min(asked, self.most or asked)
+
+    def limited(self, most: int) -> Samples:
+        """The same in batches of at most so many samples, unless the network fixes another number."""
+        return replace(self, most=most)
 
     def first(self, size: int = 1) -> Feed:
         """The first batch."""
@@ -85,7 +97,7 @@ class Samples:
         Sets are often sorted (by class, by the step of a diffusion), so neither the first samples nor those that stand
         together speak for the rest. Whole batches where the network fixes them.
         """
-        size = self.stacking.fixed or size if self.stacking.shares else 1
+        size = self._size(size)
         count = min(self.count, wanted)
         if self.stacking.fixed:
             count = max(size, count - count % size)

@@ -14,6 +14,7 @@ from bitwright.cli.folding import Line, folded, show_rows
 from bitwright.cli.job import measure_machine
 from bitwright.cli.network.deliver import check_exports, find_form
 from bitwright.cli.network.given import Asked, Given
+from bitwright.engine.portions import measured_sizes
 from bitwright.engine.prepare import without_trials
 from bitwright.execute.onnx_runner import OnnxRunner
 from bitwright.graph.network import Network, Node, Opaque
@@ -23,8 +24,6 @@ from bitwright.recipe.network import NetworkPlan, NetworkRecipe, plan_network
 from bitwright.recipe.network_cost import Cost, Sizes, matrix_of, predict_network, products, sizes_of
 from bitwright.recipe.network_text import check_keep
 from bitwright.recipe.targets import suited
-from bitwright.store.onnx_source import OnnxSource
-from bitwright.store.samples import Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +60,10 @@ def _planned(given: Given, asked: Asked, folder: Path) -> Planned:
     edited = without_trials(source, recipe, folder)
     network = edited.network()
     plan = plan_network(network, recipe)
-    sizes = sizes_of(network, given.length) if samples is None else _measured(edited, samples)
+    sizes = sizes_of(network, given.length) if samples is None else measured_sizes(OnnxRunner(edited), samples)
     count = samples.count if samples is not None else given.count or 128
     cost = predict_network(network, recipe, plan, sizes, count, measure_machine().flops)
     return Planned(network, recipe, plan, sizes, cost, source.notes)
-
-
-def _measured(source: OnnxSource, samples: Samples) -> Sizes:
-    """How many numbers each value has for one sample, by running one batch as small as the network takes."""
-    network = source.network()
-    feed = samples.first(1)
-    count = min((len(tensor) for tensor in feed.values() if tensor.dim()), default=1)
-    makers = [node for node in network.nodes if not node.domain]
-    wanted = [name for node in makers for name in node.outputs if name and network.values[name].dtype == "float32"]
-    found = OnnxRunner(source).run(feed, wanted)
-    return {name: max(1, tensor.numel() // count) for name, tensor in (*found.items(), *feed.items())}
 
 
 def plan_json(planned: Planned) -> dict[str, Any]:
