@@ -17,7 +17,7 @@ from bitwright.engine.network import quantize_network
 from bitwright.engine.portions import measured_sizes, roomy, run_in_parts
 from bitwright.engine.simulate import Simulation
 from bitwright.execute.node_walk import NodeWalk
-from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.execute.onnx_runner import OnnxRunner, RunError
 from bitwright.recipe import network_cost
 from bitwright.recipe.network import int8
 from bitwright.store.quantized import QuantizedNetwork
@@ -136,3 +136,18 @@ def test_a_wide_network_comes_to_the_same(name: str, tmp_path: Path, monkeypatch
         (Simulation.of(made).run(feed)[runner.network.outputs[0]] - wanted).square().sum() for made in (usual, wide)
     ]
     assert 0.7 < float(noises[0] / noises[1]) < 1.4  # halves of samples that judge are others, codes may be
+
+
+def test_what_cannot_be_run_node_by_node_keeps_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = OnnxRunner(exported(network("residual"), tmp_path))
+    samples = samples_of(runner, "residual")
+    monkeypatch.setattr(network_cost, "WIDE", 1)
+    last, run = runner.network.nodes[-1].outputs[0], OnnxRunner.run
+
+    def fails(self: OnnxRunner, given: dict[str, Tensor], wanted: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        if wanted == (last,):
+            raise RunError("a sequence")
+        return run(self, given, wanted)
+
+    monkeypatch.setattr(OnnxRunner, "run", fails)
+    assert roomy(runner, samples) is samples

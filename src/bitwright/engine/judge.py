@@ -68,8 +68,9 @@ class Judge:
         walk = NodeWalk(runner, self.batches, {name: (through(point), point.readers) for name, point in points.items()})
         if self._is_wide:
             walk.advance_apart(runner.network.nodes, changes or {})
-        for node in () if self._is_wide else runner.network.nodes:
-            walk.advance(node, (changes or {}).get(node.name, Change()))
+        else:
+            for node in runner.network.nodes:
+                walk.advance(node, (changes or {}).get(node.name, Change()))
         names = [name for name, value in self._wanted[0].items() if value.is_floating_point()]
         found = [
             noise_over_signal([wanted[name] for wanted in self._wanted], [live[name] for live in walk.live])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from bitwright.execute.node_walk import NodeWalk
-from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.execute.onnx_runner import OnnxRunner, RunError
 from bitwright.graph.network import Network
 from bitwright.recipe.network_cost import BATCH, batch_of
 from bitwright.store.sample_set import Samples
@@ -48,11 +48,15 @@ def run_in_parts(runner: OnnxRunner, batch: Feeds, values: Sequence[str], take: 
 def roomy(runner: OnnxRunner, samples: Samples) -> Samples:
     """The samples, in smaller batches where the values of so many as usual would not leave room.
 
-    What attention over a whole picture holds for one sample is more than most networks hold for a batch.
+    What attention over a whole picture holds for one sample is more than most networks hold for a batch. A network that
+    cannot be run node by node as it came keeps the usual ones.
     """
     if not samples.stacking.shares or samples.stacking.fixed is not None:
         return samples
-    size = batch_of(runner.network, measured_sizes(runner, samples))
+    try:
+        size = batch_of(runner.network, measured_sizes(runner, samples))
+    except RunError:
+        return samples
     return samples if size == BATCH else samples.limited(size)
 
 

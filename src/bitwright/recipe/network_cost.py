@@ -149,7 +149,7 @@ def products(network: Network, sizes: Sizes) -> dict[str, int]:
 
 def batch_of(network: Network, sizes: Sizes) -> int:
     """How many samples at most leave room for what is needed of them at the widest place."""
-    return max(1, min(BATCH, WIDE // max(1, max(_alive(network, sizes)))))
+    return max(1, min(BATCH, WIDE // max(1, *_alive(network, sizes))))
 
 
 def _peak(network: Network, plan: NetworkPlan, sizes: Sizes, samples: int, weights: int) -> int:
@@ -162,7 +162,7 @@ def _peak(network: Network, plan: NetworkPlan, sizes: Sizes, samples: int, weigh
     observed = sum(sizes.get(value, 0) for value in {point.value for point in plan.placement.points})
     batch, alive = batch_of(network, sizes), _alive(network, sizes)
     calibrate = 4 * min(samples, batch) * observed
-    widest, largest, walked = max(alive), max(sizes.values(), default=0), min(samples, WALKED)
+    widest, largest, walked = max(alive, default=0), max(sizes.values(), default=0), min(samples, WALKED)
     walk = 4 * walked * (widest + largest)
     if batch < BATCH:
         rounded = {name for step in plan.weights for name in step.nodes}
