@@ -156,8 +156,8 @@ def _peak(network: Network, plan: NetworkPlan, sizes: Sizes, samples: int, weigh
     """Calibration holds a batch of all observed values, the walk all samples at the widest place.
 
     Of a wide network, which has smaller batches, the walk holds all samples where there are weights to round, and one
-    batch in between. What the first frees the allocator keeps, so they add up, and so does what the largest weight's
-    solver holds.
+    batch in between; gradients hold all values of one sample, which may be more than a batch that is observed. What
+    the first frees the allocator keeps, so they add up, and so does what the largest weight's solver holds.
     """
     observed = sum(sizes.get(value, 0) for value in {point.value for point in plan.placement.points})
     batch, alive = batch_of(network, sizes), _alive(network, sizes)
@@ -168,6 +168,7 @@ def _peak(network: Network, plan: NetworkPlan, sizes: Sizes, samples: int, weigh
         rounded = {name for step in plan.weights for name in step.nodes}
         places = [held for held, node in zip(alive, network.nodes, strict=True) if node.name in rounded]
         walk = 4 * (walked * max(places, default=0) + min(samples, batch) * (widest + largest))
+        calibrate = max(calibrate, 4 * sum(sizes.values())) if observed else 0
     shapes = [matrix_of(network, step) for step in plan.weights]
     solve = max((_MATRIX_BYTES * held**2 + _WEIGHT_BYTES * out * held for out, held in shapes), default=0)
     return _BASE + _COPIES * weights + solve + int(_BATCH_COPIES * calibrate + _WALK_COPIES * walk)
