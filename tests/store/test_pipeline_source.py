@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.execute.onnx_runner import OnnxRunner
+from bitwright.graph.network import Value
 from bitwright.store.calls import Call
 from bitwright.store.folder_part import FolderPart, PipelinePart, pipeline_parts
 from bitwright.store.network_source import ModelKind, kind_of, network_digest, open_network, read_samples_for
 from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.pipeline import STEPS, Pipeline
+from bitwright.store.pipeline_source import pipeline_samples
 from bitwright.store.sample_set import Feed, SamplesError
 from bitwright.store.source_error import SourceError
 from store.diffusion import PROMPTS, save_noise_pipeline, save_pipeline, with_hook
@@ -130,8 +134,8 @@ def test_fewer_samples_take_fewer_prompts_from_all_of_the_text(given: Given) -> 
     made = read_samples_for(f"{given.folder}:unet", network, given.prompts, 30)
     assert made.count == 30
     assert made.preprocessing == "what unet reads while pictures of 2 of 3 prompts are made, in 10 steps each"
-    texts = {feed["encoder_hidden_states"].sum().item() for feed in map(made.first, [1])}
-    assert len(texts) == 1
+    texts = {made.at([place]).first()["encoder_hidden_states"].numpy().tobytes() for place in range(made.count)}
+    assert len(texts) == 3  # of no prompt, and of the two
     every = read_samples_for(f"{given.folder}:unet", network, given.prompts)
     assert every.count == 2 * (STEPS + 1) * len(PROMPTS)
 
@@ -186,7 +190,7 @@ def test_a_model_of_the_library_alone_is_told_of_its_pipeline(given: Given) -> N
         kind_of(str(given.folder / "unet"))
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("[]", "holds a list, not an object of models")])
+@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("[]", "holds a list, not an object of settings")])
 def test_a_damaged_index_is_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(text)
     with pytest.raises(SourceError, match=f"model_index.json: {said}"):
@@ -269,7 +273,7 @@ def test_a_pipeline_that_does_not_call_its_part_is_refused(run: Runs, said: str)
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pipeline]]:
     """What is opened in the place of a pipeline in a folder."""
     held: list[Pipeline] = []
-    monkeypatch.setattr(Pipeline, "open", lambda folder, part: held[0])
+    monkeypatch.setattr(Pipeline, "open", lambda folder, part: held[-1])
     yield held
 
 
@@ -287,3 +291,21 @@ def test_tensors_that_stay_the_same_are_held_once() -> None:
     shared = second.sharing(first)
     assert shared.tensors["text"] is first.tensors["text"]
     assert shared.tensors["x"] is second.tensors["x"]
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, 0), (2, 1)])
+def test_a_pipeline_is_let_go_of_once_all_pictures_are_made(
+    count: int, kept: int, given: Given, opened: list[Pipeline]
+) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(run() is not None for run in runs)
+
+    opened.append(pipeline_of(Runs(Scaled(), (2.0,))))
+    runs = [weakref.ref(opened[0]._run)]
+    inputs = [Value("x", (None, 2), "float32")]
+    samples = pipeline_samples(given.folder, opened[0].part, inputs, given.prompts, count)
+    opened.clear()
+    assert alive() == kept
+    assert samples.first(2)["x"].shape == (count, 2)
+    assert alive() == 0

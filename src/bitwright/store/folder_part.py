@@ -6,13 +6,13 @@ pipeline, whose model_index.json names its models.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import final
 
+from bitwright.store.hf_config import read_fields
 from bitwright.store.source_error import SourceError
 
 INDEX = "model_index.json"
@@ -77,15 +77,8 @@ class FolderPart:
 
 def pipeline_parts(folder: Path) -> Sequence[PipelinePart]:
     """The models in a folder that its model_index.json names. Raises SourceError for a damaged index."""
-    file = folder / INDEX
-    try:
-        fields = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: not JSON ({error}). Download it again.") from error
-    if not isinstance(fields, dict):
-        raise SourceError(f"{file}: holds a {type(fields).__name__}, not an object of models. Download it again.")
     found = []
-    for name, named in fields.items():
+    for name, named in read_fields(folder / INDEX).items():
         if not (folder / name / "config.json").is_file():
             continue  # a tokenizer or a schedule, a setting, or a model that was left out
         match named:

@@ -55,7 +55,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise SourceError(f"{folder}: no config.json in it; give the folder that holds config.json and the weights.")
-    fields = _read_fields(file)
+    fields = read_fields(file)
     for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
         for key in QUANTIZED_KEYS:
             if part.get(key) is not None:
@@ -122,7 +122,8 @@ def custom_code(file: Path, reason: str) -> SourceError:
     )
 
 
-def _read_fields(file: Path) -> dict[str, object]:
+def read_fields(file: Path) -> dict[str, object]:
+    """The settings in a JSON file of a model's folder. Raises SourceError for one that is damaged."""
     try:
         fields = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -134,15 +134,19 @@ class _Pictures:
     def keep(self, places: Sequence[int]) -> None:
         """Of all prompts these alone, the first of which is still the first."""
         self._prompts = [self._prompts[place] for place in places]
+        self._let_go()
 
     def samples(self, picture: int) -> list[Feed]:
         """The samples of one picture, in the order of the steps. Raises SourceError for a part called in two ways."""
         if picture not in self._made:
             assert self._pipeline is not None
             self._made[picture] = self._run(self._pipeline, picture)
-            if len(self._made) == len(self._prompts):
-                self._pipeline = None
+            self._let_go()
         return self._made[picture]
+
+    def _let_go(self) -> None:
+        if len(self._made) == len(self._prompts):
+            self._pipeline = None
 
     def _run(self, pipeline: Pipeline, picture: int) -> list[Feed]:
         calls = pipeline.calls(self._prompts[picture], picture, None if pipeline.part.is_repeated else 1)
