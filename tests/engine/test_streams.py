@@ -51,12 +51,27 @@ def test_before_the_first_block_both_streams_are_one_file(sealed: Boundary) -> N
     assert sealed.pair.original != sealed.pair.quantized
 
 
-def test_each_pair_is_removed_alone_and_the_others_are_left(sealed: Boundary) -> None:
+def test_a_pair_that_is_done_with_becomes_the_room_of_the_one_after_next(sealed: Boundary) -> None:
     (sealed.folder / "00002.original").write_bytes(b"")
-    sealed.delete()
-    assert [file.name for file in sealed.folder.iterdir()] == ["00002.original"]
-    sealed.at(3).delete_others()
-    assert not list(sealed.folder.iterdir())
+    inodes = [file.path.stat().st_ino for file in (sealed.pair.original, sealed.pair.quantized)]
+    sealed.hand_down()
+    heir = sealed.at(3)
+    assert {file.name for file in sealed.folder.iterdir()} == {"00002.original", "00003.original", "00003.quantized"}
+    for file in (heir.pair.original, heir.pair.quantized):
+        file.create()
+    assert [file.path.stat().st_ino for file in (heir.pair.original, heir.pair.quantized)] == inodes
+    assert not heir.is_sealed("key")
+
+
+def test_the_one_file_before_the_first_block_is_handed_down_alone(sealed: Boundary) -> None:
+    first = sealed.at(0)
+    first.pair.original.path.write_bytes(b"first")
+    first.hand_down()
+    assert (sealed.folder / "00002.original").read_bytes() == b"first"
+    assert not (sealed.folder / "00002.quantized").exists() and not first.pair.original.path.exists()
+
+
+def test_all_streams_are_removed(sealed: Boundary) -> None:
     sealed.delete_all()
     sealed.delete_all()
     assert not sealed.folder.exists()

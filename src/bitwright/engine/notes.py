@@ -9,7 +9,7 @@ from typing import final
 from torch import Tensor
 
 from bitwright.engine.collect import Pass
-from bitwright.engine.passage import Passage, Shape, can_pause
+from bitwright.engine.passage import Passage, Shape, slot_bytes
 from bitwright.engine.tape import Tape
 from bitwright.execute import Program, Recorder, StreamFile, short_factors
 from bitwright.graph import Watch, ignore
@@ -56,9 +56,10 @@ class Notes:
     def passage(self, block: Pass, job: BlockJob, stream: StreamFile, ranges: list[tuple[int, int]]) -> Passage | None:
         """The rows of the quantized stream before the block; None where they cannot stop inside it."""
         programs = {shape: program for shape, program in self.programs.items() if program is not None}
-        if len(programs) < len(self.programs) or not can_pause(programs, job, len(ranges)):
+        slot = slot_bytes(programs, job, len(ranges))
+        if len(programs) < len(self.programs) or slot is None:
             return None
-        return Passage(programs, block.quantized, stream, ranges)
+        return Passage(programs, block.quantized, stream, ranges, slot)
 
 
 def _parameters(block: Pass) -> Mapping[str, Tensor]:

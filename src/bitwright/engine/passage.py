@@ -2,7 +2,8 @@
 
 When a stage has been rounded, every batch goes on from where it was to what the next stage's linears read. So the whole
 block runs once per batch however many stages it has, and a version of a stage is judged without what comes before it.
-What is put aside is the little that the rest of the block still needs. Two files take turns.
+What is put aside is the little that the rest of the block still needs. A batch that goes on is written over, but for
+what stays where it is.
 """
 
 from __future__ import annotations
@@ -46,18 +47,22 @@ class Cut:
         """Where a kept value begins."""
         return sum(self.program.kinds[one].bytes for one in self.kept[: self.kept.index(number)])
 
+    def moved(self, later: Cut) -> list[int]:
+        """What the later cut keeps and this one does not have in the same place."""
+        return [n for n in later.kept if n not in self.kept or self.offset(n) != later.offset(n)]
+
 
 @dataclass(frozen=True, slots=True)
 class _Aside:
-    """A file of what is kept of every batch, `slot` bytes each."""
+    """A file of what is kept of every batch, at most `slot` bytes each."""
 
     path: Path
     slot: int
 
     def write(self, place: int, cut: Cut, values: Mapping[int, Tensor]) -> None:
         with open(self.path, "r+b" if self.path.exists() else "wb", buffering=0) as file:
-            for number in cut.kept:
-                write_at(file, place * self.slot + cut.offset(number), values[number])
+            for number, value in values.items():
+                write_at(file, place * self.slot + cut.offset(number), value)
 
     def read(self, place: int, cut: Cut, wanted: Collection[int]) -> dict[int, Tensor]:
         found: dict[int, Tensor] = {}
@@ -75,25 +80,29 @@ class Passage:
     """All batches of a stream before the same stage of one block."""
 
     def __init__(
-        self, programs: Mapping[Shape, Program], module: nn.Module, stream: StreamFile, ranges: list[tuple[int, int]]
+        self,
+        programs: Mapping[Shape, Program],
+        module: nn.Module,
+        stream: StreamFile,
+        ranges: list[tuple[int, int]],
+        slot: int,
     ) -> None:
         self._cuts = {shape: Cut(program) for shape, program in programs.items()}
         self._start = self._cuts
-        self._module, self._stream, self._folder = module, stream, stream.path.parent
+        self._module, self._stream = module, stream
         self._places = {batch: place for place, batch in enumerate(ranges)}
-        self._aside = _Aside(self._folder / "aside.1", 0)
+        self._aside = _Aside(stream.path.parent / "aside", slot)
 
     def enter(self, stage: Stage) -> None:
         """Let every batch go on to what this stage's weights read; all before it are rounded now."""
         names = [step.name for step in stage.steps]
         cuts = {shape: cut.before(names) for shape, cut in self._cuts.items()}
-        other = self._folder / ("aside.1" if self._aside.path.name == "aside.0" else "aside.0")
-        target = _Aside(other, max(cut.bytes for cut in cuts.values()))
         for batch, place in self._places.items():
-            cut = cuts[self._shape(batch)]
-            if cut.kept:
-                target.write(place, cut, self._values(batch, cut.kept))
-        self._cuts, self._aside = cuts, target
+            shape = self._shape(batch)
+            moved = self._cuts[shape].moved(cuts[shape])
+            if moved:
+                self._aside.write(place, cuts[shape], self._values(batch, moved))
+        self._cuts = cuts
 
     def restart(self) -> None:
         """Put all batches before the block again."""
@@ -127,14 +136,17 @@ class Passage:
         return program.run(places, values, wanted, self._module)
 
 
-def can_pause(programs: Mapping[Shape, Program | None], job: BlockJob, batches: int) -> bool:
-    """Whether the block is a straight line for every shape, sees each weight, and its values fit on the disk."""
+def slot_bytes(programs: Mapping[Shape, Program | None], job: BlockJob, batches: int) -> int | None:
+    """Room that every batch needs at most; None if the block cannot stop inside.
+
+    It can if it is a straight line for every shape, sees each weight, and its values fit on the disk.
+    """
+    slot = 0
     for program in programs.values():
         if program is None or any(step.name not in program.reads for step in job.steps):
-            return False
+            return None
         cut = Cut(program)
         for stage in job.stages:
             cut = cut.before(step.name for step in stage.steps)
-            if cut.bytes * batches > _LIMIT:
-                return False
-    return bool(programs)
+            slot = max(slot, cut.bytes)
+    return slot if programs and slot * batches <= _LIMIT else None

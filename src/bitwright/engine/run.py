@@ -104,7 +104,7 @@ class Run:
                 result, behind = self._block(job, keys, runner, boundary)
             report = _store(self.folder, keys[job.index], job, result)
             if boundary is not None:
-                boundary.delete()
+                boundary.hand_down()
             boundary = behind
             yield BlockDone(report, time.monotonic() - started, job.index, len(keys))
 
@@ -161,7 +161,7 @@ class Run:
         flow = Flow(self._rows(), before.pair, behind.pair)
         original, quantized = runner.block(job.index, weights), runner.block(job.index, rounded)
         replay(Pass(runner, job.index, original, quantized, flow.rows.tokens), job, flow)
-        before.delete()
+        before.hand_down()
         return behind
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,10 +54,13 @@ class Boundary:
             return False
         return bool(note == {"key": key, "digests": self._digests()})
 
-    def delete(self) -> None:
-        """Remove both files and the note."""
-        for path in (self.pair.original.path, self.pair.quantized.path, self._note):
-            path.unlink(missing_ok=True)
+    def hand_down(self) -> None:
+        """Give both files up, to be written over by the pair after next: the system finds no new room then."""
+        self._note.unlink(missing_ok=True)
+        heir = self.at(self.index + 2).pair
+        os.replace(self.pair.original.path, heir.original.path)
+        if self.index > 0:
+            os.replace(self.pair.quantized.path, heir.quantized.path)
 
     def delete_others(self) -> None:
         """Remove what a run that was killed left behind beside this pair."""

@@ -10,7 +10,7 @@ program and is run anew instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -177,13 +177,15 @@ class Recorder(TorchDispatchMode):
         return Watch(parameters, product, add)
 
     def program(self, output: Tensor) -> Program | None:
-        """The program; None where the block is not a straight line, or uses a weight twice."""
+        """The program without what nothing reads; None where the block is no straight line, or uses a weight twice."""
         number: int | None = self._numbers.get(output)
         if not self._is_straight or not self._weights.is_whole or self.repeated or number is None:
             return None
-        instructions, kinds = tuple(self._instructions.values()), self._kinds
+        instructions, reads = tuple(self._instructions.values()), self._weights.reads
         added = {name: other for name, other in self._weights.added.items() if other is not None}
-        return Program(instructions, kinds, self._given, self._stream, number, self._weights.reads, added)
+        whole = Program(instructions, self._kinds, self._given, self._stream, number, reads, added)
+        live = whole.needed((), (number, *reads.values(), *added.values()))
+        return replace(whole, instructions=tuple(whole.instructions[place] for place in live))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

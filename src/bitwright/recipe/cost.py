@@ -124,7 +124,7 @@ def _stream_bytes(plan: Plan, rows: int, length: int, types: Types) -> int:
     tokens, width = rows * length, plan.graph.stream.width
     tape = max((tokens * _tape_bytes(job, types) for job in plan.blocks), default=0)
     aside = max((tokens * _aside_bytes(job, width, types) for job in plan.blocks), default=0)
-    work = sum(size for size in (tape, aside, aside) if size <= TAPE_BYTES)
+    work = sum(size for size in (tape, aside) if size <= TAPE_BYTES)
     return 4 * tokens * width * types.compute.itemsize + work
 
 
