@@ -61,6 +61,50 @@ def test_float32_products_are_left_alone() -> None:
             assert torch.equal(linear(x), plain)
 
 
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Softmax attention in float64, as it is defined."""
+    scores = query.double() @ key.double().mT / query.shape[-1] ** 0.5 + bias.double()
+    return scores.softmax(-1) @ value.double()
+
+
+def some_heads() -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values as models have them: heads are cut out of the channels."""
+    torch.manual_seed(0)
+    return tuple(torch.randn(2, 40, 3, 16).transpose(1, 2) for _ in range(3))
+
+
+def some_bias(kind: str) -> torch.Tensor:
+    """Nothing; later tokens hidden; or a bias that a bfloat16 would not hold, as positions are told by it."""
+    later = torch.ones(40, 40, dtype=torch.bool).triu(1)
+    far = 100 + torch.arange(40.0) / 64
+    return {
+        "none": torch.zeros(40, 40),
+        "causal": torch.zeros(40, 40).masked_fill(later, -torch.inf),
+        "linear": far.expand(40, 40).masked_fill(later, torch.finfo(torch.float32).min),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "linear"])
+def test_attention_is_that_of_the_rounded_factors(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitwright.execute.mixed.has_short_units", lambda: True)
+    factors, bias = some_heads(), some_bias(kind)
+    mask = None if kind == "none" else bias.expand(2, 1, 40, 40)
+    with torch.no_grad(), mixed_products():
+        found = nn.functional.scaled_dot_product_attention(*factors, attn_mask=mask)
+    query, key, value = (factor.bfloat16() for factor in factors)
+    assert found.dtype == torch.float32 and torch.equal(found, found.bfloat16().float())  # rounded it was
+    torch.testing.assert_close(found.double(), attention(query, key, value, bias), rtol=0.02, atol=0.02)
+
+
+def test_attention_is_exact_where_short_products_are_no_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitwright.execute.mixed.has_short_units", lambda: False)
+    factors = some_heads()
+    with torch.no_grad():
+        plain = nn.functional.scaled_dot_product_attention(*factors)
+        with mixed_products():
+            assert torch.equal(nn.functional.scaled_dot_product_attention(*factors), plain)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_short_factors_are_multiplied_in_float32_and_rounded_once(bias: bool) -> None:
     torch.manual_seed(0)
