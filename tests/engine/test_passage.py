@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 
-from bitwright.engine.collect import collect
+from bitwright.engine.collect import by_input, collect
 from bitwright.engine.passage import Passage
+from bitwright.execute import write_at
 from engine.passes import ROWS, Setting, seen_by_hooks, setting
 from engine.tiny import model
 
@@ -56,6 +58,34 @@ def test_the_output_from_every_stage_on_is_that_of_the_whole_block(one: Setting)
             rows.enter(stage)
         for batch, output in zip(ROWS.all, wanted, strict=True):
             torch.testing.assert_close(rows.output(batch), output, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_put_aside_but_what_the_stage_reads_and_the_stream(one: Setting) -> None:
+    rows, runner = passage(one), one.block.runner
+    for stage in one.job.stages:
+        rows.enter(stage)
+    reads = [sum(group[0].linear.view.shape[1] for group in by_input(stage)) for stage in one.job.stages]
+    most = max(reads) * runner.weights.itemsize + runner.graph.stream.width * runner.dtype.itemsize
+    assert 0 < (one.folder / "aside").stat().st_size <= ROWS.count * ROWS.length * most
+
+
+def test_what_stays_where_it_is_is_not_written_again(one: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = passage(one)
+    written: list[int] = []
+
+    def count(file: BinaryIO, offset: int, values: torch.Tensor) -> None:
+        written.append(values.numel())
+        write_at(file, offset, values)
+
+    *earlier, last = one.job.stages
+    for stage in earlier:
+        rows.enter(stage)
+    monkeypatch.setattr("bitwright.engine.passage.write_at", count)
+    rows.enter(last)
+    [read] = by_input(last)
+    assert (
+        sum(written) == ROWS.count * ROWS.length * read[0].linear.view.shape[1]
+    )  # what the last stage reads, and not the stream
 
 
 def test_weights_that_change_at_a_stage_are_the_ones_that_the_rest_runs_with(one: Setting) -> None:

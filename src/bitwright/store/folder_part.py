@@ -30,20 +30,20 @@ class Part(Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class PipelinePart:
-    """One model of a diffusion pipeline: its name among the parts, its folder's, and the library that its class is in.
+    """One model of a diffusion pipeline: its name among the parts, its folder's, and the package that its class is in.
 
     Of an autoencoder, `decodes`, the part is what makes a picture of a latent one.
     """
 
     name: str
     folder: str
-    library: str
+    package: str
     decodes: bool
 
     @property
     def is_repeated(self) -> bool:
         """Whether one picture takes many calls of it, one for each step of the diffusion."""
-        return self.library == "diffusers" and not self.decodes
+        return self.package == "diffusers" and not self.decodes
 
 
 @final
@@ -82,7 +82,7 @@ def pipeline_parts(folder: Path) -> Sequence[PipelinePart]:
         if not (folder / name / "config.json").is_file():
             continue  # a tokenizer or a schedule, a setting, or a model that was left out
         match named:
-            case [str(library), str(kind)]:
+            case [str(package), str(kind)]:
                 decodes = kind.startswith(AUTOENCODERS)
-                found.append(PipelinePart(f"{name}_decoder" if decodes else name, name, library, decodes))
+                found.append(PipelinePart(f"{name}_decoder" if decodes else name, name, package, decodes))
     return found

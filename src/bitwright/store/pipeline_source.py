@@ -79,7 +79,7 @@ def _export(module: CalledModule, example: Call, path: Path) -> list[str]:
 def pipeline_digest(folder: Path, part: PipelinePart) -> str:
     """What identifies such a model as a source: its configuration, its weight files, and which part it is."""
     inside = folder / part.folder
-    name = SAFETENSORS if part.library == "transformers" else f"diffusion_pytorch_{SAFETENSORS}"
+    name = SAFETENSORS if part.package == "transformers" else f"diffusion_pytorch_{SAFETENSORS}"
     files = find_weight_files(inside, name=name)
     return text_digest([files.digest((inside / "config.json").read_bytes()), part.name])
 
