@@ -73,3 +73,16 @@ def test_a_missing_extra_is_named(model: Path) -> None:
         done = program("plan", model, "-r", "w4a16", before=f"import sys; sys.modules[{module!r}] = None; ")
         assert done.returncode == 2, done.stderr
         assert f'pip install "{extra}"' in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_library_that_is_there_but_broken_is_named_with_its_cause(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms is missing')\n"
+    )
+    (tmp_path / "torchvision-0.99.0.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.99.0\n"
+    (tmp_path / "torchvision-0.99.0.dist-info" / "METADATA").write_text(metadata)
+    done = program("plan", model, "-r", "w4a16", before=f"import sys; sys.path.insert(0, {str(tmp_path)!r}); ")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "RuntimeError: operator torchvision::nms is missing" in done.stderr

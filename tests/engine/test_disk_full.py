@@ -31,7 +31,7 @@ class Disk:
         return self.function(*args)
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("function", ["posix_fallocate", "fsync"])
 def test_a_disk_that_fills_up_at_any_moment_is_explained_and_the_run_resumes(
     function: str, count: int, dense: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

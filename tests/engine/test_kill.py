@@ -93,7 +93,7 @@ def steps_to_try(total: int, count: int) -> Iterator[int]:
         yield draw.randint(1 + number * total // count, (number + 1) * total // count)
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_kill_between_any_two_steps_on_disk_changes_no_byte(
     count: int, server: Server, deep: Path, whole: tuple[Path, float], tmp_path: Path
 ) -> None:

@@ -51,6 +51,11 @@ def _answering(command: Callable[P, None], stopped: str) -> Callable[P, None]:
 def _reason(error: ValueError | OSError | ImportError) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(error, ImportError) and not isinstance(cause, ImportError):  # a library that is there but broken
+        return f"{error}; the cause is {type(cause).__name__}: {cause}"
     return str(error)
 
 
