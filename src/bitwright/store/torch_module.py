@@ -145,7 +145,9 @@ def _trace_freest(
         return torch.export.export(module, args, kwargs, strict=False), why
     except CANNOT_TRACE as error:
         raise SourceError(
-            f"the module cannot be traced by torch.export: {first_line(error)}; make an ONNX file of it another way"
+            f"the module cannot be traced by torch.export: {first_line(error)}; where it decides by the numbers that "
+            "it is given, torch.onnx.export(..., dynamo=False) follows what it does with one example: if that is what "
+            "it always does, make an ONNX file of it so, and give that"
         ) from error
 
 
