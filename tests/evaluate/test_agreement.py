@@ -47,8 +47,19 @@ def test_an_original_that_is_not_finite_is_told_apart() -> None:
     assert not compared.agreement().is_original_finite
 
 
-def test_another_shape_and_a_missing_output_are_refused() -> None:
-    with pytest.raises(EvaluateError, match=r"y: the quantized file makes shape \[2\], but the simulation's .* \[3\]"):
-        Compared("y").add(0, torch.zeros(2), torch.zeros(2), torch.zeros(3))
+def test_other_sizes_are_counted_and_wrong_throughout() -> None:
+    compared = Compared("boxes")
+    compared.add(0, torch.full((2, 2), 5.0), torch.ones(3, 2), torch.ones(3, 2))
+    compared.add(1, torch.ones(4, 2), torch.ones(4, 2), torch.ones(4, 2))
+    found = compared.agreement()
+    assert found.reshaped == 1
+    assert found.original_db == found.simulation_db == pytest.approx(10 * math.log10(14 / 6))
+
+
+def test_other_axes_and_a_missing_output_are_refused() -> None:
+    with pytest.raises(
+        EvaluateError, match=r"y: the quantized file makes shape \[2\], but the simulation's .* \[1, 2\]"
+    ):
+        Compared("y").add(0, torch.zeros(2), torch.zeros(2), torch.zeros(1, 2))
     with pytest.raises(EvaluateError, match="y: an output of the quantized file that the original lacks; it has z"):
         named({"z": torch.zeros(1)}, "y", "the original")

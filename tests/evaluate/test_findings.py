@@ -38,6 +38,7 @@ def test_a_good_and_fast_file_has_nothing_said_of_it() -> None:
         (Agreement("y", 30.0, 30.0, None, True, 36.1), "and 36.1 dB in the simulation"),
         (Agreement("y", None, -0.5, None, True), "no more signal than noise"),
         (Agreement("y", None, None, 3, False), "not finite on batch 3, nor is the original's"),
+        (Agreement("y", -0.1, -0.1, None, True, 0.5, 2), "another shape than the original's for 2 of the batches"),
     ],
 )
 def test_what_is_wrong_with_an_output_is_said(output: Agreement, text: str) -> None:

@@ -2,6 +2,8 @@
 
 Signal and noise are summed in float64 batch by batch, so no outputs are kept. An output that is not finite has no
 distance; where it is not finite in the float original either, that is said, since then quantization is not the cause.
+An output whose size depends on the numbers (boxes that were found) may have another shape than the reference's; then
+all of that batch is error.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Agreement:
 
     `simulation_db`: against what the simulation foretold; None: no simulation was given, or not finite.
     `original_db`: against the float original; None: not finite. `bad_batch`: the first batch with an output that is
-    not finite; None: all are finite. `is_original_finite`: whether the original's outputs are.
+    not finite; None: all are finite. `is_original_finite`: whether the original's outputs are. `reshaped`: batches for
+    which its shape is not the original's.
     """
 
     output: str
@@ -35,6 +38,7 @@ class Agreement:
     bad_batch: int | None
     is_original_finite: bool
     foretold_db: float | None = None
+    reshaped: int = 0
 
     @property
     def is_finite(self) -> bool:
@@ -51,10 +55,11 @@ class Distance:
     noise: float = 0.0
 
     def add(self, reference: Tensor, found: Tensor) -> None:
-        """Count one batch."""
+        """Count one batch; all of it is error where the shapes differ."""
         exact = reference.double()
-        self.signal += float(exact.square().sum())
-        self.noise += float((exact - found.double()).square().sum())
+        energy = float(exact.square().sum())
+        self.signal += energy
+        self.noise += float((exact - found.double()).square().sum()) if found.shape == exact.shape else energy
 
     def decibels(self) -> float | None:
         """10 log10(signal / noise) between -300 and 300; None where a sum is not finite."""
@@ -79,14 +84,16 @@ class Compared:
     bad_batch: int | None = None
     is_original_finite: bool = True
     has_begun: bool = False
+    reshaped: int = 0
 
     def add(self, batch: int, found: Tensor, original: Tensor, simulated: Tensor | None) -> None:
-        """Count one batch; EvaluateError where shapes differ."""
-        _check_shape(self.output, "the original's", found, original)
+        """Count one batch; EvaluateError where the numbers of axes differ."""
+        _check_axes(self.output, "the original's", found, original)
         self.has_begun = True
+        self.reshaped += found.shape != original.shape
         self.to_original.add(original, found)
         if simulated is not None:
-            _check_shape(self.output, "the simulation's", found, simulated)
+            _check_axes(self.output, "the simulation's", found, simulated)
             self.to_simulation = self.to_simulation or Distance()
             self.to_simulation.add(simulated, found)
             self.foretold = self.foretold or Distance()
@@ -99,7 +106,8 @@ class Compared:
         """What the sums amount to."""
         simulated, foretold = (None if one is None else one.decibels() for one in (self.to_simulation, self.foretold))
         original = self.to_original.decibels()
-        return Agreement(self.output, simulated, original, self.bad_batch, self.is_original_finite, foretold)
+        is_finite, reshaped = self.is_original_finite, self.reshaped
+        return Agreement(self.output, simulated, original, self.bad_batch, is_finite, foretold, reshaped)
 
 
 def named(outputs: Mapping[str, Tensor], name: str, whose: str) -> Tensor:
@@ -111,8 +119,8 @@ def named(outputs: Mapping[str, Tensor], name: str, whose: str) -> Tensor:
     return outputs[name]
 
 
-def _check_shape(name: str, whose: str, found: Tensor, reference: Tensor) -> None:
-    if found.shape != reference.shape:
+def _check_axes(name: str, whose: str, found: Tensor, reference: Tensor) -> None:
+    if found.dim() != reference.dim():
         raise EvaluateError(
             f"{name}: the quantized file makes shape {list(found.shape)}, but {whose} output has "
             f"{list(reference.shape)}; compare a file with the network it was made from, on the same batches"

@@ -78,6 +78,13 @@ def coarser(engine: str, outputs: Sequence[Agreement], exact: Sequence[Agreement
 def _of_output(one: Agreement) -> Iterator[str]:
     if not one.is_finite and not one.is_original_finite:
         yield f"output {one.output} is not finite on batch {one.bad_batch}, nor is the original's; check the input"
+    if one.reshaped:
+        yield (
+            f"output {one.output} has another shape than the original's for {one.reshaped} of the batches, which "
+            "count as wrong throughout: if it lists what was found, a metric of your own says what that is worth "
+            "(bitwright evaluate --metric); if not, the file is not of this network"
+        )
+        return
     if one.original_db is None:
         return
     if is_worse(one.original_db, one.foretold_db):
