@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from cli.conftest import call, refused
 
@@ -129,3 +130,35 @@ def test_another_model_is_refused(artifact: Path, residual: tuple[Path, Path], t
 def test_language_artifacts_ask_for_text_and_take_no_metric(finished: Path, model: Path) -> None:
     assert "--text" in refused("evaluate", finished, "--against", model)
     assert "--metric: for whole networks" in refused("evaluate", finished, "--against", model, "--metric", "a:b")
+
+
+def save_finder(folder: Path) -> tuple[Path, Path]:
+    """A network that lists the places where a convolution makes more than a threshold, and samples of 16 pictures."""
+    draw = np.random.default_rng(0)
+    weight = numpy_helper.from_array(draw.normal(size=(4, 3, 3, 3)).astype(np.float32), "weight")
+    threshold = numpy_helper.from_array(np.float32(1.0), "threshold")
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["made"], pads=[1, 1, 1, 1]),
+        helper.make_node("Greater", ["made", "threshold"], ["above"]),
+        helper.make_node("NonZero", ["above"], ["axes"]),
+        helper.make_node("Transpose", ["axes"], ["places"], perm=[1, 0]),
+        helper.make_node("GatherND", ["made", "places"], ["found"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])
+    found = helper.make_tensor_value_info("found", TensorProto.FLOAT, ["count"])
+    graph = helper.make_graph(nodes, "finder", [x], [found], [weight, threshold])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / "finder.onnx")
+    np.savez(folder / "samples.npz", x=draw.normal(size=(16, 3, 8, 8)).astype(np.float32))
+    return folder / "finder.onnx", folder / "samples.npz"
+
+
+def test_outputs_of_another_size_count_as_wrong_and_are_said(tmp_path: Path) -> None:
+    network, samples = save_finder(tmp_path)
+    out = tmp_path / "out"
+    made = call("quantize", network, "-r", "int8", "-c", samples, "--target", "x86-vnni", "--to", "onnx", "-o", out)
+    assert made.exit_code == 0, made.output
+    assert "output found has another shape than the original's for" in made.stdout
+    found = call("evaluate", out, "--against", network, "--data", samples)
+    assert found.exit_code == 0, found.output
+    assert "of another size for 1 batches, which are all error" in found.stdout

@@ -57,7 +57,8 @@ def show_network_scores(scores: NetworkScores) -> None:
         _show_metric(scores.metric)
     for one in scores.outputs:
         found = "not finite" if one.original_db is None else f"{one.original_db:.2f} dB"
-        say(f"output {one.output}: {found} signal to noise against the original, on {scores.compared_on}")
+        sizes = f"; of another size for {one.reshaped} batches, which are all error" if one.reshaped else ""
+        say(f"output {one.output}: {found} signal to noise against the original, on {scores.compared_on}{sizes}")
     say(f"{size(scores.bytes_original)} -> {size(scores.bytes)}" + (" (simulated)" if scores.is_simulated else ""))
 
 
