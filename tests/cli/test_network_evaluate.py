@@ -161,4 +161,4 @@ def test_outputs_of_another_size_count_as_wrong_and_are_said(tmp_path: Path) -> 
     assert "output found has another shape than the original's for" in made.stdout
     found = call("evaluate", out, "--against", network, "--data", samples)
     assert found.exit_code == 0, found.output
-    assert "of another size for 1 batches, which are all error" in found.stdout
+    assert "of another size for 2 batches, which are all error" in found.stdout
