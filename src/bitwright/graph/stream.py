@@ -43,8 +43,11 @@ class Stream:
         return torch.cat([moved.flatten(2), self.shelf.flat(left, rest)], 2)
 
     def main(self, stored: Shaped[Tensor, "rows tokens ..."]) -> Shaped[Tensor, "rows tokens ..."]:
-        """Without what is on the shelf."""
-        return stored[..., : prod(self.sizes)].unflatten(2, self.sizes) if self.shelf.width else stored
+        """Without what is on the shelf.
+
+        In one piece, as the model itself would hold it: the last bit of a product may depend on how rows lie in memory.
+        """
+        return stored[..., : prod(self.sizes)].contiguous().unflatten(2, self.sizes) if self.shelf.width else stored
 
     def called(self, stored: Shaped[Tensor, "rows tokens ..."]) -> Shaped[Tensor, "..."]:
         """The tensor that a block is given."""
