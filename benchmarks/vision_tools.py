@@ -15,6 +15,7 @@ import onnxruntime
 from torch import Tensor
 from vision_tasks import Task
 
+from bitwright.execute.onnx_runner import session_options
 from bitwright.recipe.forms import Activations
 from bitwright.recipe.network_text import load_network_recipe
 from bitwright.store.torch_module import export_module
@@ -144,6 +145,4 @@ def made(tool: Tool, ready: Ready) -> Made | None:
 
 
 def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])

@@ -95,3 +95,24 @@ def test_relief_that_does_not_help_is_not_taken(tmp_path: Path, monkeypatch: pyt
     relief, plan, ranges = started(tmp_path)
     monkeypatch.setattr(Judge, "noise", lambda self, runner, points: 1.0 if points else 0.0)
     assert relief.relieve(plan, ranges, fresh(tmp_path)).reasons == {}
+
+
+@pytest.mark.parametrize("guilty", [1, 2, 3])
+def test_the_few_values_that_make_the_error_are_found_by_halving(
+    guilty: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relief, _, ranges = started(tmp_path)
+    names = list(ranges.points)[::2][:guilty]
+    monkeypatch.setattr(Judge, "noise", lambda self, runner, points: sum(name in points for name in names) / guilty)
+    assert {name for name, _ in relief._culprits(ranges.points, 1.0)} == set(names)
+
+
+def test_where_any_value_brings_about_all_of_the_error_none_is_named_and_few_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relief, _, ranges = started(tmp_path)
+    tried: list[int] = []
+    monkeypatch.setattr(Judge, "noise", lambda self, runner, points: tried.append(len(points)) or 1.0)
+    assert len(ranges.points) >= 4
+    assert relief._culprits(ranges.points, 1.0) == []
+    assert len(tried) <= 6

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import parser
 from torch import Tensor
 
-from bitwright.execute.onnx_runner import KEPT_SESSIONS, OnnxRunner, RunError
+from bitwright.execute.onnx_runner import KEPT_SESSIONS, OnnxRunner, RunError, session_options
 from bitwright.store.onnx_source import OnnxSource
 from networks import exported, network, sample
 
@@ -200,3 +202,18 @@ def test_what_is_no_tensor_of_numbers_is_not_handed_out() -> None:
     )
     with pytest.raises(RunError, match="y: not a tensor of numbers"):
         OnnxRunner(model).run({"x": torch.zeros(2)})
+
+
+def test_a_session_of_several_threads_takes_no_processor_time_between_its_runs() -> None:
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[512, 512] x) => (float[512, 512] y){ y = MatMul (x, x) }'
+    )
+    given, options = {"x": torch.randn(512, 512).numpy()}, session_options(2)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    spent = 0.0
+    for _ in range(10):  # they would wait for some 30 ms and more after each
+        session.run(None, given)
+        begun = time.process_time()
+        time.sleep(0.05)
+        spent += time.process_time() - begun
+    assert spent < 0.1

@@ -11,7 +11,7 @@ the outputs are good enough for any use: float operators among integers cost tim
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, final
@@ -265,22 +265,23 @@ class Relief:
         return found if found else dict(self._culprits(points, noise))
 
     def _culprits(self, points: Points, total: float) -> list[tuple[str, float]]:
-        """Values that alone make a third or more of the error, the worst first, with the noise of each alone."""
-        if total <= 0:
-            return []
+        """Values that alone make a third or more of the error, the worst first, with the noise of each alone.
+
+        Nothing where more than three parts do so: then any of them brings about what another does as well, another
+        order of what is found say, and no few values are the cause.
+        """
         found: list[tuple[str, float]] = []
-        halves: list[Sequence[str]] = [tuple(points)]
-        while halves:
-            names = halves.pop()
-            whole = len(names) == len(points)
-            noise = total if whole else self.judge.noise(self.runner, {name: points[name] for name in names})
-            if noise < FOUND * total or not names:
-                continue
-            if len(names) == 1:
-                found.append((names[0], noise))
-                continue
-            middle = len(names) // 2
-            halves += [names[:middle], names[middle:]]
+        parts = [(tuple(points), total)] if total > 0 else []
+        while parts:
+            halves = []
+            for names, noise in parts:
+                middle = len(names) // 2
+                found += [(name, noise) for name in names if not middle]
+                halves += [names[:middle], names[middle:]] if middle else []
+            tried = [(names, self.judge.noise(self.runner, {name: points[name] for name in names})) for names in halves]
+            parts = [(names, noise) for names, noise in tried if noise >= FOUND * total]
+            if len(parts) + len(found) > 1 / FOUND:
+                return []
         return sorted(found, key=lambda held: -held[1])
 
     def _around(self, point: StoredPoint, plan: NetworkPlan) -> list[str]:

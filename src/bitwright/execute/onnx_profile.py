@@ -22,7 +22,7 @@ import torch
 from onnx import GraphProto, TensorProto
 from torch import Tensor
 
-from bitwright.execute.onnx_runner import FAILURES, RunError
+from bitwright.execute.onnx_runner import FAILURES, RunError, session_options
 from bitwright.graph.onnx import constants_of, dtype_name, inner_nodes
 
 VERSION: str = onnxruntime.__version__
@@ -92,7 +92,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, threads: int = 1, exact: bool = False) -> None:
-        options = _options(threads)
+        options = session_options(threads)
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self._session = _open(path, options)
@@ -122,7 +122,7 @@ def executed(path: Path, feeds: Mapping[str, Tensor], threads: int = 1) -> tuple
     """
     with tempfile.TemporaryDirectory(prefix="bitwright-") as folder:
         graph = Path(folder) / "optimised.onnx"
-        options = _options(threads)
+        options = session_options(threads)
         options.optimized_model_filepath = str(graph)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", LARGE)
@@ -135,14 +135,6 @@ def executed(path: Path, feeds: Mapping[str, Tensor], threads: int = 1) -> tuple
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         found = onnx.load_model(graph, load_external_data=False).graph
     return tuple(_with_profile(found, _by_node(events), _unnamed(events)))
-
-
-def _options(threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return options
 
 
 def _open(path: Path, options: Any) -> Any:

@@ -47,6 +47,21 @@ class RunError(ValueError):
     """A network cannot be run as asked: a wrong feed, an unknown value, or an operator that ONNX Runtime lacks."""
 
 
+def session_options(threads: int) -> Any:
+    """Options of a session of so many threads that is quiet between its runs.
+
+    ONNX Runtime's threads otherwise keep their processors busy for up to a second after a run, waiting for the next
+    one. What else this process does meanwhile, another session that is timed beside it above all, runs at half its
+    speed.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 @final
 class OnnxRunner:
     """A network in ONNX Runtime, from a source or from a model whose external data are in `folder`.
@@ -163,10 +178,7 @@ class OnnxRunner:
 
     def _open(self, feeds: Sequence[str], wanted: Sequence[str], nodes: Iterable[NodeProto]) -> Any:
         model = self._part(feeds, wanted, nodes)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options = session_options(self._threads)
         levels = onnxruntime.GraphOptimizationLevel
         is_plain = set(wanted) <= set(self.network.outputs) and not self._exact
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if is_plain else levels.ORT_DISABLE_ALL
