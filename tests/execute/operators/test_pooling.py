@@ -23,6 +23,8 @@ WINDOWS = [
 SCALES, NONE = floats(1, 1, 2, 1.5), None
 SMALLER = floats(1, 1, 0.6, 0.5)
 SYSTEMS = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+VOLUME = normal(2, 3, 5, 6, 4)
+PLACES, VOLUME_PLACES = 0.8 * normal(2, 4, 5, 2), 0.8 * normal(2, 3, 2, 4, 3)
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 CASES = [
     *(Single("MaxPool", [IMAGE], window) for window in WINDOWS),
@@ -58,6 +60,16 @@ CASES = [
         [IMAGE, NONE, NONE, ints(2, 3, 1, 1)],
         {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"},
     ),
+    *(
+        Single("GridSample", [IMAGE, PLACES], {"mode": mode, "padding_mode": around, "align_corners": corners}, opset)
+        for (mode, opset), around, corners in itertools.product(
+            (("bilinear", 16), ("nearest", 16), ("bicubic", 16), ("linear", 20), ("cubic", 20)),
+            ("zeros", "border", "reflection"),
+            (0, 1),
+        )
+    ),
+    Single("GridSample", [IMAGE, PLACES], opset=20),
+    Single("GridSample", [VOLUME, VOLUME_PLACES], {"mode": "linear"}, opset=20),
 ]
 
 
@@ -74,6 +86,7 @@ def test_every_operator_of_the_table_has_a_case() -> None:
     "case",
     [
         Single("MaxPool", [IMAGE], WINDOWS[0], outputs=2),
+        Single("GridSample", [VOLUME, VOLUME_PLACES], {"mode": "cubic"}, opset=20),
         Single("AveragePool", [IMAGE], {"kernel_shape": [2, 2], "dilations": [2, 2]}, opset=19),
         Single("Resize", [IMAGE, NONE, SMALLER], {"mode": "linear", "antialias": 1}),
         Single(

@@ -1,4 +1,4 @@
-"""Pools and resizing: operators that make space smaller or larger; one function each, in one table.
+"""Pools, resizing and sampling: operators that make space smaller, larger, or other; one function each, in one table.
 
 Resizing works axis by axis: ONNX says where in the input each output position lies, in one of several systems of
 coordinates, and the number there is a weighted sum of its 1, 2 or 4 neighbours. Any mixture of modes follows from that.
@@ -169,10 +169,29 @@ def _cubic(distance: Tensor, sharp: float) -> Tensor:
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
 
 
+def _grid_sample(node: Node, inputs: Inputs) -> tuple[Tensor, ...]:
+    """The numbers at places between -1 and 1 along each axis of a picture or a volume."""
+    x, grid = need(node, inputs, 0), need(node, inputs, 1)
+    mode = SAMPLED.get(asked := str(node.attributes.get("mode", "linear")))
+    if mode is None or x.dim() not in (4, 5) or (mode == "bicubic" and x.dim() == 5):
+        raise UnsupportedOperator(node, f"mode={asked} and {x.dim() - 2} spatial axes")
+    around, corners = str(node.attributes.get("padding_mode", "zeros")), bool(node.attributes.get("align_corners", 0))
+    return (F.grid_sample(x, grid, mode=mode, padding_mode=around, align_corners=corners),)
+
+
+# Modes of GridSample, as ONNX spells them before and since opset 20 -> as torch does
+SAMPLED = {
+    "nearest": "nearest",
+    "bilinear": "bilinear",
+    "linear": "bilinear",
+    "bicubic": "bicubic",
+    "cubic": "bicubic",
+}
 POOLING: Mapping[str, Operator] = {
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": _global_average,
     "GlobalMaxPool": _global_max,
     "Resize": _resize,
+    "GridSample": _grid_sample,
 }
