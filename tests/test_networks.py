@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,23 @@ def test_an_onnx_file_resumes_opens_again_and_compares_on_what_the_metric_ran(tm
     assert scores.outputs[0].original_db is not None and scores.outputs[0].original_db > 20
     with pytest.raises(ValueError, match="nothing to evaluate with: give a metric, or samples"):
         networks.evaluate(again, source)
+
+
+def test_a_file_is_verified_on_samples_from_all_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, given = networks.open_source(exported(network("residual"), tmp_path).path), torch.cat(BATCHES)
+    name = source.network().inputs[0]
+    given[:, 0, 0, 0] = torch.arange(len(given))
+    samples = networks.take_samples(source, [{name: given}])
+    made = networks.quantize(source, networks.find_recipe("int8"), tmp_path / "out", samples)
+    verify, places = networks.verify_file, []
+
+    def seen(*given: Any, **named: Any) -> Any:
+        places.extend(int(place) for batch in given[2] for place in batch[name][:, 0, 0, 0])
+        return verify(*given, **named)
+
+    monkeypatch.setattr(networks, "verify_file", seen)
+    networks.verify(made, networks.export(made, tmp_path / "onnx"), source, samples)
+    assert len(places) == networks.VERIFIED and min(places) == 0 and max(places) >= len(given) - 2
 
 
 def test_arrays_in_a_file_are_samples(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
@@ -62,7 +61,7 @@ from bitwright.store.samples import read_samples as read_for
 
 Batches = Iterable[Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]]
 
-_VERIFIED = 16  # samples that a delivered file is compared on
+VERIFIED = 16  # samples that a delivered file is compared on
 _BATCH = 8
 
 
@@ -150,11 +149,11 @@ def verify(network: QuantizedNetwork, file: Path, original: OnnxSource, samples:
     """What a delivered file does in the engines and on its target, beside what decisions foretold and the original.
 
     Where the target's engine runs here the file is held against that target's own arithmetic, else against floats.
-    Outputs, operators that run in integers, and latency are looked at, on 16 samples.
+    Outputs, operators that run in integers, and latency are looked at, on 16 samples from all places.
     """
     samples = roomy(OnnxRunner(original), samples)
     size = min(_BATCH, samples.most or _BATCH)
-    feeds: list[Mapping[str, Tensor]] = list(islice(samples.batches(size), -(-_VERIFIED // size)))
+    feeds: list[Mapping[str, Tensor]] = list(samples.dealt(VERIFIED, size).batches(size))
     in_floats = OnnxRunner(read_model(file), file.parent, exact=True)
     foretold, warnings = None, []
     try:

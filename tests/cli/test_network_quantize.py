@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ def test_what_is_delivered_is_verified(residual: tuple[Path, Path], tmp_path: Pa
     found = call("quantize", model, "-r", "int8", "-c", samples, "-o", tmp_path / "out")
     assert found.exit_code == 0, found.output
     assert "dB against the simulation" in found.stdout and "operators in integers" in found.stdout
+    assert re.search(r"verifying the delivered file on \d+ of its samples", found.stderr)
     delivery = json.loads((tmp_path / "out" / "delivery.json").read_text())
     assert delivery["checker"] == "" and delivery["problems"] == []
 

@@ -19,6 +19,7 @@ from bitwright.evaluate.metric import LargestDrop, callable_model
 from bitwright.export.delivered import exported_inside, file_bytes, stored_bytes
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
+from bitwright.networks import VERIFIED
 from bitwright.recipe.network_text import check_keep
 from bitwright.store.files import read_json, write_json
 from bitwright.store.hooks import load_hook
@@ -27,7 +28,6 @@ from bitwright.store.onnx_source import OnnxSource
 from bitwright.store.random_samples import random_samples
 
 SILENCE = 60.0  # seconds at most without a line, while steps go on that nobody knows the number of
-_SHOWN = 16  # random samples that a file is verified on where none were given
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,9 @@ def quantize_whole(options: NetworkOptions) -> None:
     note_run(options, seconds, peak.bytes, progress.notes)
     delivery = None
     if options.verify and file is not None:
-        shown = samples or random_samples([source.network().values[name] for name in source.network().inputs], _SHOWN)
-        err.print(f"verifying the delivered file{'' if samples else f' on {shown.preprocessing}'}")
+        shown = samples or random_samples([source.network().values[name] for name in source.network().inputs], VERIFIED)
+        where = f"{min(VERIFIED, shown.count)} of its samples" if samples else shown.preprocessing
+        err.print(f"verifying the delivered file on {where}")
         delivery = verify_file(network, file, source, shown, options.threads or 1)
         note_delivery(options.output, delivery)
     size_of_it = stored_bytes(network) if file is None else file_bytes(file)
