@@ -145,15 +145,19 @@ def _inputs(source: OnnxSource) -> list[Value]:
     return [network.values[name] for name in network.inputs]
 
 
+def verified_on(samples: Samples) -> Samples:
+    """The samples that a delivered file is compared on: 16 from all places; whole batches where those are fixed."""
+    return samples.dealt(VERIFIED, _BATCH)
+
+
 def verify(network: QuantizedNetwork, file: Path, original: OnnxSource, samples: Samples, threads: int = 1) -> Verified:
     """What a delivered file does in the engines and on its target, beside what decisions foretold and the original.
 
     Where the target's engine runs here the file is held against that target's own arithmetic, else against floats.
-    Outputs, operators that run in integers, and latency are looked at, on 16 samples from all places.
+    Outputs, operators that run in integers, and latency are looked at, on the samples of `verified_on`.
     """
-    samples = roomy(OnnxRunner(original), samples)
-    size = min(_BATCH, samples.most or _BATCH)
-    feeds: list[Mapping[str, Tensor]] = list(samples.dealt(VERIFIED, size).batches(size))
+    shown = verified_on(roomy(OnnxRunner(original), samples))
+    feeds: list[Mapping[str, Tensor]] = list(shown.batches(_BATCH))
     in_floats = OnnxRunner(read_model(file), file.parent, exact=True)
     foretold, warnings = None, []
     try:

@@ -75,7 +75,9 @@ def test_what_is_delivered_is_verified(residual: tuple[Path, Path], tmp_path: Pa
     found = call("quantize", model, "-r", "int8", "-c", samples, "-o", tmp_path / "out")
     assert found.exit_code == 0, found.output
     assert "dB against the simulation" in found.stdout and "operators in integers" in found.stdout
-    assert re.search(r"verifying the delivered file on \d+ of its samples", found.stderr)
+    told = re.search(r"verifying the delivered file on (\d+) of (\d+) samples", found.stderr)
+    with np.load(samples) as stored:
+        assert told and int(told[2]) == len(stored[stored.files[0]]) and int(told[1]) == min(16, int(told[2]))
     delivery = json.loads((tmp_path / "out" / "delivery.json").read_text())
     assert delivery["checker"] == "" and delivery["problems"] == []
 

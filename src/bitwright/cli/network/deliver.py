@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bitwright import networks
-from bitwright.cli.answer import say
+from bitwright.cli.answer import err, say
 from bitwright.export.delivered import delivered_digest
 from bitwright.export.exporter import ExportError
 from bitwright.export.onnx_forms import OnnxForm
@@ -42,7 +42,10 @@ def check_exports(recipe: NetworkRecipe, form: OnnxForm) -> None:
 def verify_file(
     network: QuantizedNetwork, file: Path, original: OnnxSource, samples: Samples, threads: int
 ) -> dict[str, Any]:
-    """What was found out about a delivered file, as plain data, with what identifies the file."""
+    """What was found out about a delivered file, as plain data, with what identifies the file. Says on what samples."""
+    count = min(networks.verified_on(samples).count, samples.count)  # a fixed batch may be filled up
+    of = f"{count} of {samples.count} samples: {samples.preprocessing}"
+    err.print(f"verifying the delivered file on {of}", soft_wrap=True)
     return networks.verify(network, file, original, samples, threads).to_plain() | {"file": delivered_digest(file)}
 
 

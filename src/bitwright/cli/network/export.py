@@ -54,7 +54,6 @@ def _delivery(options: ExportOptions, network: QuantizedNetwork, file: Path) -> 
         given = Given(options.against, options.data, options.loader, count=128)
         source = original_of(options.artifact, options.against)
         samples = given.samples(source)
-        err.print(f"verifying with {samples.count} samples: {samples.preprocessing}", soft_wrap=True)
         return verify_file(network, file, source, samples, options.threads)
     known = known_delivery(options.artifact, file)
     if known is None:

@@ -95,8 +95,6 @@ def quantize_whole(options: NetworkOptions) -> None:
     delivery = None
     if options.verify and file is not None:
         shown = samples or random_samples([source.network().values[name] for name in source.network().inputs], VERIFIED)
-        where = f"{min(VERIFIED, shown.count)} of its samples" if samples else shown.preprocessing
-        err.print(f"verifying the delivered file on {where}")
         delivery = verify_file(network, file, source, shown, options.threads or 1)
         note_delivery(options.output, delivery)
     size_of_it = stored_bytes(network) if file is None else file_bytes(file)
